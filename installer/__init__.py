@@ -1,0 +1,1 @@
+"""Installs llmsvc on this host: facts, plan, apply, verify. Knows nothing of HTTP but the last check."""

@@ -1,0 +1,1 @@
+"""The model library: catalogue, GGUF headers, downloads and the models.d store."""

@@ -1,0 +1,64 @@
+"""Where everything lies on the host, and where our own data files are. The only place for paths."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+ETC = Path("/etc/llmsvc")
+CONFIG_ENV = ETC / "config.env"
+MODELS_D = ETC / "models.d"
+DEFAULT_MODEL = ETC / "default-model"
+"""Symlink to models.d/NAME.env: the model that starts at boot."""
+CREDENTIALS = ETC / "credentials"
+PEPPER = CREDENTIALS / "pepper"
+LOCAL_KEY = CREDENTIALS / "local-key"
+
+STATE = Path("/var/lib/llmsvc")
+MODELS = STATE / "models"
+PROXY_STATE = STATE / "proxy"
+MANIFEST = STATE / "manifest.json"
+GOOD_MODELS = STATE / "good-models"
+"""Models that once became ready, one name a line, the latest first; written by units/instance-hook."""
+
+RUN_INSTANCES = Path("/run/llama-server")
+"""One RuntimeDirectory an instance, /run/llama-server/NAME; it exists exactly while the instance does."""
+GENERATED_UNITS = Path("/run/systemd/generator")
+
+PREFIX = Path("/opt/llmsvc")
+VENV = PREFIX / "venv"
+COMMAND = Path("/usr/local/bin/llmsvc")
+UNITS = Path("/etc/systemd/system")
+GENERATORS = Path("/etc/systemd/system-generators")
+SYSUSERS = Path("/etc/sysusers.d")
+TMPFILES = Path("/etc/tmpfiles.d")
+POLKIT_RULES = Path("/etc/polkit-1/rules.d")
+
+PROXY_USER = "llmsvc-proxy"
+BACKEND_USER = "llmsvc-backend"
+ADMIN_GROUP = "llmsvc-admin"
+
+
+def instance_socket(name: str) -> Path:
+    """The unix socket on which the backend of model `name` answers."""
+    return RUN_INSTANCES / name / "http.sock"
+
+
+def instance_ready(name: str) -> Path:
+    """The file that exists exactly while the backend of model `name` is READY."""
+    return RUN_INSTANCES / name / "ready"
+
+
+def data(*parts: str) -> Path:
+    """The path of one of our data files: `data("units", "llmsvc-generator")`.
+
+    In a checkout it is the checkout's own file, else the copy under share/llmsvc of the environment. The
+    checkout comes first, for an editable install leaves a stale copy in share/.
+    """
+    checkout = Path(__file__).resolve().parent.parent
+    root = (
+        checkout
+        if (checkout / "pyproject.toml").is_file()
+        else Path(sysconfig.get_path("data"), "share/llmsvc")
+    )
+    return root.joinpath(*parts)

@@ -1,0 +1,1 @@
+"""The talk with systemd: notify, journal, socket activation and the manager."""
