@@ -1,7 +1,7 @@
-"""Settings: the syntax of our env files, what config.env may hold, and its defaults. The only place for both.
+"""Settings: the syntax of our env files, and what config.env may hold. The only place for both.
 
-An env file is what systemd calls an EnvironmentFile: `KEY=value`, comments after `#` or `;` at a line's start,
-values bare or in quotes. The services read it themselves rather than through the environment: a bad value can
+An env file is what systemd calls an EnvironmentFile: `KEY=value`, comments after `#` or `;` at the start of a
+line, values bare or in quotes. The services read it themselves rather than through the environment: a bad value can
 then be named with file and line, and nothing of it shows in /proc.
 """
 
@@ -70,7 +70,7 @@ def parse_env(text: str, file: Path) -> dict[str, Entry]:
 
 
 def _unquote(raw: str) -> str:
-    """The value of what stands after `=`: outer quotes removed, backslash escapes resolved as systemd does."""
+    """The value of what stands after `=`: outer quotes and backslash escapes resolved as systemd does."""
     if raw[:1] not in ("'", '"'):
         return re.sub(r"\\(.)", r"\1", raw)
     quote = raw[0]
@@ -106,7 +106,7 @@ def read_env(file: Path) -> dict[str, Entry]:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# What a value may be. A parser takes the text and returns the value, or raises ValueError with what is allowed.
+# What a value may be. A parser takes the text and returns the value; ValueError says what is allowed.
 
 Parser = Callable[[str], Any]
 
@@ -216,27 +216,136 @@ SECRETS = {
 """Keys that must not stand in an env file, and the credential that holds them instead."""
 
 CONFIG: tuple[Setting, ...] = (
-    Setting("LLAMA_PROXY_HOST", address, "127.0.0.1", "Address on which clients reach the service. 0.0.0.0 or :: for all networks."),
-    Setting("LLAMA_PROXY_PORT", integer(1, 65535), "8001", "TCP port on which clients reach the service."),
-    Setting("LLAMA_PROXY_RATE_LIMIT", integer(1, 1_000_000), "60", "Requests that one user may send per window; more get 429 with the exact Retry-After."),
-    Setting("LLAMA_PROXY_RATE_WINDOW_SECONDS", integer(1, 86400), "60", "Length of that sliding window.", "seconds"),
-    Setting("LLAMA_PROXY_QUEUE_PER_USER", integer(1, 100_000), "64", "Requests of one user that may wait for the model at once; more get 429."),
-    Setting("LLAMA_PROXY_QUEUE_TOTAL", integer(1, 1_000_000), "1024", "Requests that may wait for the model in all; more get 503."),
-    Setting("LLAMA_PROXY_QUEUE_SECONDS", integer(1, 86400), "600", "Longest wait for the model's turn; then 503.", "seconds"),
-    Setting("LLAMA_PROXY_HOLD_SECONDS", integer(0, 290), "120", "How long requests are held while no model is ready (switch, restart, crash); then 503.", "seconds"),
-    Setting("LLAMA_PROXY_DRAIN_SECONDS", integer(1, 300), "30", "How long a stopping proxy, and a stopping model, let running requests finish.", "seconds"),
-    Setting("LLAMA_PROXY_MAX_BODY_BYTES", integer(1024, 1_073_741_824), "4194304", "Largest request body; larger ones get 413.", "bytes"),
-    Setting("LLAMA_PROXY_BODY_SECONDS", integer(1, 3600), "30", "Time in which a request body must have arrived; then 408.", "seconds"),
-    Setting("LLAMA_PROXY_MAX_TOKENS", integer(1, 10_000_000), "4096", "Tokens that an answer may have where the client does not say max_tokens.", "tokens"),
-    Setting("LLAMA_PROXY_OTHER_MODEL", choice("refuse", "serve"), "refuse", "A request that names another model than the loaded one: 'refuse' it with 404, or 'serve' it with the loaded one."),
-    Setting("LLAMA_LEDGER_RETENTION_DAYS", integer(1, 36500), "90", "How long the rows of llama_requests are kept.", "days"),
-    Setting("POSTGRES_AUTH_HOST", string, "/run/postgresql", "PostgreSQL: directory of the local socket (peer authentication, no password) or a host name."),
-    Setting("POSTGRES_AUTH_PORT", integer(1, 65535), "5432", "PostgreSQL: port, also of the local socket."),
-    Setting("POSTGRES_AUTH_DB", string, "llmsvc", "PostgreSQL: name of the database."),
-    Setting("POSTGRES_AUTH_USER", string, paths.PROXY_USER, "PostgreSQL: name of the role."),
-    Setting("POSTGRES_AUTH_SSLMODE", choice("disable", "prefer", "require", "verify-ca", "verify-full"), "prefer", "PostgreSQL: TLS over TCP, as libpq names it."),
-    Setting("LLAMA_MODELS_DIR", absolute_path, str(paths.MODELS), "Where model files are stored."),
-)  # fmt: skip
+    Setting(
+        "LLAMA_PROXY_HOST",
+        address,
+        "127.0.0.1",
+        "Address on which clients reach the service. 0.0.0.0 or :: for all networks.",
+    ),
+    Setting(
+        "LLAMA_PROXY_PORT",
+        integer(1, 65535),
+        "8001",
+        "TCP port on which clients reach the service.",
+    ),
+    Setting(
+        "LLAMA_PROXY_RATE_LIMIT",
+        integer(1, 1000000),
+        "60",
+        "Requests that one user may send per window; more get 429 with the exact Retry-After.",
+    ),
+    Setting(
+        "LLAMA_PROXY_RATE_WINDOW_SECONDS",
+        integer(1, 86400),
+        "60",
+        "Length of that sliding window.",
+        "seconds",
+    ),
+    Setting(
+        "LLAMA_PROXY_QUEUE_PER_USER",
+        integer(1, 100000),
+        "64",
+        "Requests of one user that may wait for the model at once; more get 429.",
+    ),
+    Setting(
+        "LLAMA_PROXY_QUEUE_TOTAL",
+        integer(1, 1000000),
+        "1024",
+        "Requests that may wait for the model in all; more get 503.",
+    ),
+    Setting(
+        "LLAMA_PROXY_QUEUE_SECONDS",
+        integer(1, 86400),
+        "600",
+        "Longest wait for the model's turn; then 503.",
+        "seconds",
+    ),
+    Setting(
+        "LLAMA_PROXY_HOLD_SECONDS",
+        integer(0, 290),
+        "120",
+        "How long requests are held while no model is ready (switch, restart, crash); then 503.",
+        "seconds",
+    ),
+    Setting(
+        "LLAMA_PROXY_DRAIN_SECONDS",
+        integer(1, 300),
+        "30",
+        "How long a stopping proxy, and a stopping model, let running requests finish.",
+        "seconds",
+    ),
+    Setting(
+        "LLAMA_PROXY_MAX_BODY_BYTES",
+        integer(1024, 1073741824),
+        "4194304",
+        "Largest request body; larger ones get 413.",
+        "bytes",
+    ),
+    Setting(
+        "LLAMA_PROXY_BODY_SECONDS",
+        integer(1, 3600),
+        "30",
+        "Time in which a request body must have arrived; then 408.",
+        "seconds",
+    ),
+    Setting(
+        "LLAMA_PROXY_MAX_TOKENS",
+        integer(1, 10000000),
+        "4096",
+        "Tokens that an answer may have where the client does not say max_tokens.",
+        "tokens",
+    ),
+    Setting(
+        "LLAMA_PROXY_OTHER_MODEL",
+        choice("refuse", "serve"),
+        "refuse",
+        "A request that names another model than the loaded one: 'refuse' it with 404, or 'serve' it "
+        "with the loaded one.",
+    ),
+    Setting(
+        "LLAMA_LEDGER_RETENTION_DAYS",
+        integer(1, 36500),
+        "90",
+        "How long the rows of llama_requests are kept.",
+        "days",
+    ),
+    Setting(
+        "POSTGRES_AUTH_HOST",
+        string,
+        "/run/postgresql",
+        "PostgreSQL: directory of the local socket (peer authentication, no password) or a host name.",
+    ),
+    Setting(
+        "POSTGRES_AUTH_PORT",
+        integer(1, 65535),
+        "5432",
+        "PostgreSQL: port, also of the local socket.",
+    ),
+    Setting(
+        "POSTGRES_AUTH_DB",
+        string,
+        "llmsvc",
+        "PostgreSQL: name of the database.",
+    ),
+    Setting(
+        "POSTGRES_AUTH_USER",
+        string,
+        paths.PROXY_USER,
+        "PostgreSQL: name of the role.",
+    ),
+    Setting(
+        "POSTGRES_AUTH_SSLMODE",
+        choice("disable", "prefer", "require", "verify-ca", "verify-full"),
+        "prefer",
+        "PostgreSQL: TLS over TCP, as libpq names it.",
+    ),
+    Setting(
+        "LLAMA_MODELS_DIR",
+        absolute_path,
+        str(paths.MODELS),
+        "Where model files are stored.",
+    ),
+)
 _KNOWN = {setting.key for setting in CONFIG}
 
 
@@ -304,7 +413,7 @@ def refuse_secret(entry: Entry, file: Path) -> None:
             file=file,
             line=entry.line,
             key=entry.key,
-            hint=f"remove the line and put the value into {paths.CREDENTIALS / SECRETS[entry.key]} (mode 0600)",
+            hint=f"remove the line; put the value into {paths.CREDENTIALS / SECRETS[entry.key]} (mode 0600)",
         )
 
 
