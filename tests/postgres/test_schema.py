@@ -1,0 +1,58 @@
+"""The schema comes to its present state from any older one, whoever runs the migrations and how often."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg
+import pytest
+
+from llmsvc import database
+from llmsvc.database import schema
+from llmsvc.errors import Error
+
+
+def test_migrate_applies_everything_once(empty_database):
+    with empty_database.connect() as connection:
+        assert database.pending(connection) == list(schema.known())
+        assert database.migrate(connection) == list(schema.known())
+        assert database.pending(connection) == []
+        assert database.migrate(connection) == []
+
+
+def test_two_that_migrate_at_once_apply_each_migration_once(empty_database):
+    barrier = threading.Barrier(2)
+    applied: list[list[str]] = []
+
+    def work() -> None:
+        with empty_database.connect() as connection:
+            barrier.wait()
+            applied.append(database.migrate(connection))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(applied) == [[], list(schema.known())]
+
+
+def test_a_failing_migration_leaves_nothing_behind(empty_database, monkeypatch):
+    broken = schema.known() | {"9999_broken": "CREATE TABLE half (); SELECT nonsense"}
+    monkeypatch.setattr(schema, "known", lambda: broken)
+    with empty_database.connect() as connection:
+        with pytest.raises(psycopg.errors.UndefinedColumn):
+            database.migrate(connection)
+        assert connection.execute("SELECT to_regclass('half')").fetchone() == (None,)
+        assert database.pending(connection) == ["9999_broken"]
+    with empty_database.connect() as connection:  # the lock is free again
+        del broken["9999_broken"]
+        assert database.migrate(connection) == []
+
+
+def test_a_newer_schema_is_refused(database):
+    with database.connect() as connection:
+        connection.execute("INSERT INTO llama_migrations (name) VALUES ('9999_future')")
+        for action in (schema.pending, schema.migrate):
+            with pytest.raises(Error, match=r"newer than this version.*9999_future"):
+                action(connection)
