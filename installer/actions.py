@@ -1,0 +1,110 @@
+"""The kinds of things that an installation does. Each knows whether it is due, and does it; done twice is done once."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from installer.manifest import Manifest
+
+
+class Action(abc.ABC):
+    """One step of the plan."""
+
+    title: str
+    """What it does, as a line of progress: 'write /etc/systemd/system/auth-proxy.service'."""
+
+    @abc.abstractmethod
+    def due(self) -> bool:
+        """Whether the host differs from what is wanted. Changes nothing."""
+
+    @abc.abstractmethod
+    def apply(self) -> None:
+        """Makes the host as wanted. Only called when due."""
+
+
+@dataclasses.dataclass
+class Step(Action):
+    """An action made of two functions."""
+
+    title: str
+    is_due: Callable[[], bool]
+    do: Callable[[], object]
+
+    def due(self) -> bool:
+        return self.is_due()
+
+    def apply(self) -> None:
+        self.do()
+
+
+class WriteFile(Action):
+    """Writes a file of ours: atomically, and never over what the admin made of it.
+
+    A file that is neither as wanted nor as we last wrote it was edited: it stays, and the new text is laid beside
+    it as NAME.llmsvc-new.
+    """
+
+    def __init__(self, path: Path, text: str, manifest: Manifest, *, mode: int = 0o644) -> None:
+        self.path = path
+        self.text = text
+        self.mode = mode
+        self._manifest = manifest
+        self.title = f"write {path}"
+
+    @property
+    def kept(self) -> bool:
+        """Whether the admin's own version stays."""
+        current = self._current()
+        return current is not None and current != self._wanted() and current != self._manifest.written.get(str(self.path))
+
+    @property
+    def beside(self) -> Path:
+        """Where the new text goes if the admin's version stays."""
+        return self.path.with_name(self.path.name + ".llmsvc-new")
+
+    def due(self) -> bool:
+        if self.kept:
+            return not self.beside.exists() or self.beside.read_text(encoding="utf-8") != self.text
+        if self._current() != self._wanted() or self.path.stat().st_mode & 0o7777 != self.mode:
+            return True
+        return self._manifest.written.get(str(self.path)) != self._wanted()
+
+    def apply(self) -> None:
+        if self.kept:
+            write_atomically(self.beside, self.text, self.mode)
+            return
+        write_atomically(self.path, self.text, self.mode)
+        self._manifest.record(self.path, self._wanted())
+
+    def _wanted(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def _current(self) -> str | None:
+        try:
+            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return None
+
+
+def write_atomically(path: Path, text: str, mode: int) -> None:
+    """Writes a whole file or nothing: a reader sees the old text or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise

@@ -1,0 +1,84 @@
+"""What the plan must know of this host. Gathering facts changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import importlib.util
+import re
+import socket
+import sys
+from pathlib import Path
+
+from llmsvc import paths
+from llmsvc.errors import Error, UnavailableError
+from llmsvc.process import run
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """The host as it is."""
+
+    systemd: int
+    """systemd's major version."""
+    gpu: str
+    """The device nodes that the backend may use: none, nvidia, amd or drm."""
+    release: str
+    """The environment behind /opt/llmsvc/venv; services that run another one must be restarted."""
+
+
+def gather() -> Facts:
+    """The facts of this host.
+
+    :raises UnavailableError: systemd does not run, or is too old
+    :raises Error: not started from /opt/llmsvc/venv
+    """
+    if not Path("/run/systemd/system").is_dir():
+        raise UnavailableError(
+            "systemd does not run on this machine",
+            hint="packaging/install.sh --sandbox sets llmsvc up in a throwaway machine where it does",
+        )
+    if Path(sys.prefix).resolve() != paths.VENV.resolve():
+        raise Error(
+            f"the services run from {paths.VENV}, but this llmsvc lies in {sys.prefix}",
+            hint="use packaging/install.sh: it makes that environment and runs 'llmsvc install' from it",
+        )
+    version = systemd_version(run(["systemctl", "--version"]).stdout)
+    if version < 249:
+        raise UnavailableError(f"systemd {version} is too old", hint="llmsvc needs systemd 249 or later")
+    return Facts(systemd=version, gpu=gpu_kind(), release=str(paths.VENV.resolve()))
+
+
+def systemd_version(text: str) -> int:
+    """The major version out of `systemctl --version`: 252 from 'systemd 252 (252.39-1~deb12u1)'."""
+    match = re.match(r"systemd (\d+)", text)
+    if not match:
+        raise UnavailableError(f"cannot tell systemd's version from {text[:60]!r}")
+    return int(match[1])
+
+
+def gpu_kind(dev: Path = Path("/dev")) -> str:
+    """Which GPU the engine can use: 'none' unless it was built for one and its device nodes are there."""
+    # the engine's libraries tell, without the 0.6 s that importing it takes
+    engine = importlib.util.find_spec("llama_cpp")
+    libraries = Path(engine.origin).parent.rglob("libggml-*.so*") if engine and engine.origin else []
+    if not any(library.name.startswith(("libggml-cuda", "libggml-hip", "libggml-vulkan")) for library in libraries):
+        return "none"
+    if (dev / "nvidiactl").exists() or (dev / "dxg").exists():
+        return "nvidia"
+    if (dev / "kfd").exists():
+        return "amd"
+    return "drm" if (dev / "dri").is_dir() else "none"
+
+
+def port_taken(host: str, port: int) -> str | None:
+    """Why nobody could listen on host:port now, or None if it is free (or the address not there yet)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            return None if error.errno == errno.EADDRNOTAVAIL else str(error.strerror)
+    return None

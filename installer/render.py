@@ -1,0 +1,46 @@
+"""Renders the unit templates for one host."""
+
+from __future__ import annotations
+
+import jinja2
+
+from installer.facts import Facts
+from llmsvc import config, paths
+
+
+def environment() -> jinja2.Environment:
+    """Jinja that reads our templates and treats an unknown variable as an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(paths.data("templates")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - unit files, no HTML
+    )
+
+
+def units(facts: Facts) -> dict[str, str]:
+    """The text of every rendered unit, by its file name, for this host's systemd and GPU."""
+    jinja = environment()
+    variables = {
+        "systemd": facts.systemd,
+        "gpu": facts.gpu,
+        "venv": paths.VENV,
+        # not the release behind the link: a unit must survive an upgrade
+        "data": paths.VENV / "share/llmsvc",
+        "credentials": paths.CREDENTIALS,
+        "proxy_user": paths.PROXY_USER,
+        "backend_user": paths.BACKEND_USER,
+    }
+    names = [name.removesuffix(".j2") for name in jinja.list_templates(["j2"]) if "." in name.removesuffix(".j2")]
+    return {
+        name: jinja.get_template(f"{name}.j2").render(variables, unit=name)
+        for name in names
+        if name.endswith((".service", ".socket"))
+    }
+
+
+def config_env(values: dict[str, str]) -> str:
+    """A new config.env: every setting documented, `values` set, the others shown as comments."""
+    return environment().get_template("config.env.j2").render(settings=config.CONFIG, values=values)

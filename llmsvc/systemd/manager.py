@@ -1,0 +1,191 @@
+"""Asks systemd for the state of our units and changes it, by systemctl: the same as an admin would type."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+
+from llmsvc import paths
+from llmsvc.errors import DeniedError, Error, NotFoundError, UnavailableError
+from llmsvc.process import run
+
+PROXY = "auth-proxy.service"
+SOCKET = "auth-proxy.socket"
+_PROPERTIES = (
+    "Id,LoadState,ActiveState,SubState,Result,StatusText,ActiveEnterTimestamp,ExecMainStatus,MemoryCurrent"
+)
+
+
+def unit(name: str) -> str:
+    """The unit of model `name`."""
+    return f"llama-server@{name}.service"
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What systemd knows of a unit; the values are systemctl's own words."""
+
+    unit: str
+    load: str
+    active: str
+    """active, reloading, inactive, failed, activating or deactivating."""
+    sub: str
+    result: str
+    """success, or why it failed: exit-code, signal, timeout, watchdog, start-limit-hit."""
+    text: str
+    """The service's own STATUS= line."""
+    since: str
+    """When it became active, in the local time zone; empty if it never did."""
+    exit_status: int
+    memory: int | None
+    """Bytes, where the kernel accounts them."""
+
+
+class StartError(Error):
+    """A model did not start. `lines` are the last journal lines of the attempt."""
+
+    def __init__(self, name: str, reason: str, lines: list[str]) -> None:
+        super().__init__(
+            f"{name} did not start: {reason}", hint=f"journalctl -u {unit(name)} -n 30 tells more"
+        )
+        self.lines = lines
+
+
+def _systemctl(*arguments: str, check: bool = True) -> str:
+    done = run(["systemctl", "--no-pager", *arguments], check=False)
+    if check and done.returncode:
+        message = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
+        if "uthentication" in message or "ccess denied" in message:
+            raise DeniedError(
+                f"systemctl {' '.join(arguments)}: {message}",
+                hint=f"use sudo, or become a member of the group {paths.ADMIN_GROUP}",
+            )
+        if "not been booted with systemd" in done.stderr or "connect to bus" in done.stderr:
+            raise UnavailableError(
+                "systemd does not run here", hint="packaging/sandbox gives a machine where it does"
+            )
+        raise Error(f"systemctl {' '.join(arguments)}: {message}")
+    return done.stdout
+
+
+def state(unit_name: str) -> State:
+    """The state of one unit."""
+    return states([unit_name])[0]
+
+
+def states(units: list[str]) -> list[State]:
+    """The states of several units, in one call."""
+    if not units:
+        return []
+    blocks = _systemctl("show", "-p", _PROPERTIES, *units).strip().split("\n\n")
+    found = []
+    for block in blocks:
+        values = dict(line.partition("=")[::2] for line in block.splitlines())
+        memory = values.get("MemoryCurrent", "")
+        found.append(
+            State(
+                unit=values.get("Id", ""),
+                load=values.get("LoadState", ""),
+                active=values.get("ActiveState", ""),
+                sub=values.get("SubState", ""),
+                result=values.get("Result", ""),
+                text=values.get("StatusText", ""),
+                since=values.get("ActiveEnterTimestamp", ""),
+                exit_status=int(values.get("ExecMainStatus") or 0),
+                memory=int(memory) if memory.isdigit() else None,
+            )
+        )
+    return found
+
+
+def instances() -> list[State]:
+    """Every llama-server@ instance that is not plainly inactive: running, starting, stopping or failed."""
+    listing = _systemctl("list-units", "--all", "--plain", "--no-legend", "llama-server@*.service")
+    names = [line.split()[0] for line in listing.splitlines() if line.strip()]
+    return [s for s in states(names) if s.active != "inactive"]
+
+
+def instance_name(unit_name: str) -> str:
+    """The model's name of an instance's unit."""
+    return unit_name.removeprefix("llama-server@").removesuffix(".service")
+
+
+def active_model() -> str | None:
+    """The model that is READY now, or None."""
+    for instance in instances():
+        if instance.active in ("active", "reloading"):
+            return instance_name(instance.unit)
+    return None
+
+
+def daemon_reload() -> None:
+    """Lets systemd read its units anew, and run our generator."""
+    _systemctl("daemon-reload")
+
+
+def reset_failed(name: str) -> None:
+    """Forgets failures and the start limit of a model's unit; no error where there is nothing to forget."""
+    _systemctl("reset-failed", unit(name), check=False)
+
+
+def known(name: str) -> bool:
+    """Whether the generator has written the exclusion of this model, without which it would be refused."""
+    return paths.GENERATED_UNITS.joinpath(f"{unit(name)}.d", "50-llmsvc-exclusive.conf").exists()
+
+
+def switch(name: str) -> None:
+    """Starts model `name`, which stops the one that runs; returns once it answers.
+
+    :raises NotFoundError: no such model
+    :raises StartError: it did not start; the last good model is on its way back
+    """
+    if not known(name):
+        if not paths.MODELS_D.joinpath(f"{name}.env").exists():
+            raise NotFoundError(f"no model named {name}", hint="llmsvc model list shows what is there")
+        daemon_reload()
+    reset_failed(name)
+    _act("start", name)
+
+
+def stop(name: str) -> None:
+    """Stops model `name`; running requests finish first, within the drain time."""
+    _systemctl("stop", unit(name))
+
+
+def restart(name: str) -> None:
+    """Restarts model `name`; returns once it answers. Raises as switch()."""
+    reset_failed(name)
+    _act("restart", name)
+
+
+def _act(verb: str, name: str) -> None:
+    begin = time.time()
+    try:
+        _systemctl(verb, unit(name))
+    except (DeniedError, UnavailableError):
+        raise
+    except Error as error:
+        lines = [entry["MESSAGE"] for entry in journal(unit(name), begin, 6)]
+        errors = [entry["MESSAGE"] for entry in journal(unit(name), begin, 3)]
+        raise StartError(name, (errors or lines or [error.message])[-1], lines[-10:]) from None
+
+
+def journal(unit_name: str, since: float, priority: int) -> Iterator[dict[str, str]]:
+    """The journal entries of a unit's own processes, oldest first.
+
+    :param since: seconds since the epoch
+    :param priority: syslog priority, this one and graver
+    """
+    output = run(
+        [
+            "journalctl", "--no-pager", "-q", "-o", "json", "--output-fields=MESSAGE,PRIORITY",
+            f"--since=@{since:.3f}", f"--priority={priority}", f"_SYSTEMD_UNIT={unit_name}",
+        ],
+        check=False,
+    ).stdout  # fmt: skip
+    for line in output.splitlines():
+        entry = json.loads(line)
+        if isinstance(entry.get("MESSAGE"), str):
+            yield entry

@@ -1,0 +1,65 @@
+# shellcheck shell=bash
+# What install.sh and wheelhouse share. Sourced, never run.
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034  # used by those who source this
+cache=${LLMSVC_CACHE:-/var/cache/llmsvc}
+started=$SECONDS
+work=$(mktemp -d)
+trap 'rm -rf -- "$work"' EXIT
+
+# step TEXT: one line of progress, with the seconds since the start
+step() { printf '[%4ds] %s\n' $((SECONDS - started)) "$*" >&2; }
+
+# die MESSAGE [HINT]
+die() {
+    printf 'llmsvc: %s\n' "$1" >&2
+    [ $# -lt 2 ] || printf 'hint: %s\n' "$2" >&2
+    exit 1
+}
+
+# apt_install PACKAGE...: installs those that are missing
+apt_install() {
+    local missing=() package
+    for package; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    step "installing from apt: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    # An old list names files that the mirror no longer has; one update per run is enough.
+    if [ -z "${apt_updated:-}" ]; then
+        apt-get update -q >"$work/apt.log" 2>&1 || {
+            tail -n 5 "$work/apt.log" >&2
+            die "apt-get update failed" "is the network up? --wheelhouse DIR needs none, with these packages installed: $*"
+        }
+        apt_updated=yes
+    fi
+    apt-get install -q -y --no-install-recommends "${missing[@]}" </dev/null >"$work/apt.log" 2>&1 || {
+        tail -n 15 "$work/apt.log" >&2
+        die "apt-get could not install ${missing[*]}"
+    }
+}
+
+# quietly LOG COMMAND...: runs a command whose output only matters when it fails
+quietly() {
+    local log=$1
+    shift
+    "$@" >"$log" 2>&1 </dev/null || {
+        tail -n 25 "$log" >&2
+        die "$(basename -- "$1") failed"
+    }
+}
+
+# build_environment DIR [PIP OPTION...]: a throwaway environment with the tools that build wheels, on PATH
+build_environment() {
+    quietly "$work/log" "$python" -m venv "$1"
+    quietly "$work/log" "$1/bin/pip" install --no-compile --require-hashes -r "$root/packaging/build-requirements.lock" "${@:2}"
+    PATH=$1/bin:$PATH
+}
+
+# find_python: the distribution's own, for the services must survive whatever a user has in PATH
+find_python() {
+    python=/usr/bin/python3
+    [ -x "$python" ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
+}

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Turns a bare Debian or Ubuntu machine into a working LLM server: what is missing from apt, an environment of our own
+# in /opt/llmsvc, then `llmsvc install`. Where systemd does not run, the same in a throwaway machine.
+set -euo pipefail
+# shellcheck source=packaging/common.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+    cat <<'T'
+usage: sudo packaging/install.sh [--wheelhouse DIR] [--sandbox] [OPTION OF llmsvc install]...
+
+Installs llmsvc on this machine and ends with an API key and a curl line that works. Run it again at any time: it
+changes only what is not as it should be.
+
+  --wheelhouse DIR   take every package and model from DIR, made by packaging/wheelhouse; no network is used
+  --sandbox          set it all up in a throwaway machine (packaging/sandbox), its port on this host's loopback;
+                     the default where systemd is not PID 1
+  -h, --help         this text
+
+All other options go to `llmsvc install`:
+
+  --model WHAT       first model: a name of the catalogue (smollm2, tinyllama, mistral, ...), a .gguf file,
+                     or REPO/FILE.gguf on Hugging Face; default smollm2 (98 MB)
+  --listen ADDR:PORT where clients connect; default 127.0.0.1:8001
+  --key-file FILE    write the first user's key to FILE (mode 0600) too
+T
+}
+
+wheelhouse=''
+sandbox=''
+options=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    -h | --help) usage && exit 0 ;;
+    --sandbox) sandbox=yes ;;
+    --wheelhouse)
+        [ $# -gt 1 ] || die "--wheelhouse needs a directory"
+        wheelhouse=$2
+        shift
+        ;;
+    --wheelhouse=*) wheelhouse=${1#*=} ;;
+    *) options+=("$1") ;;
+    esac
+    shift
+done
+[ "$(id -u)" = 0 ] || die "this needs root" "sudo packaging/install.sh"
+if [ -n "$wheelhouse" ]; then
+    [ -e "$wheelhouse/COMPLETE" ] || die "$wheelhouse is not a complete wheelhouse" "make one: packaging/wheelhouse DIR"
+    wheelhouse=$(cd -- "$wheelhouse" && pwd)
+fi
+
+# ----------------------------------------------------------------------------------------------------------
+if [ -z "$sandbox" ] && [ ! -d /run/systemd/system ]; then
+    step "systemd is not PID 1 here: setting llmsvc up in a throwaway machine instead (packaging/sandbox)"
+    sandbox=yes
+fi
+if [ -n "$sandbox" ]; then
+    machine=llmsvc
+    if ! "$root/packaging/sandbox" exec $machine -- true 2>/dev/null; then
+        binds=()
+        [ -z "$wheelhouse" ] || binds=(--bind "$wheelhouse:/run/wheelhouse")
+        "$root/packaging/sandbox" up $machine --bare --network "${binds[@]}"
+    fi
+    [ -z "$wheelhouse" ] || options=(--wheelhouse /run/wheelhouse "${options[@]}")
+    "$root/packaging/sandbox" exec $machine -- /src/packaging/install.sh "${options[@]}"
+    cat <<T
+
+It runs in a throwaway machine that shares this host's network:
+  packaging/sandbox exec $machine -- llmsvc status      any command in it
+  packaging/sandbox down $machine                       removes it and everything in it
+T
+    exit
+fi
+
+# ---------------------------------------------------------------------------------------------------- packages
+mapfile -t packages < <(sed 's/#.*//; s/[[:space:]]//g; /^$/d' "$root/packaging/apt-packages")
+if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
+    if grep -qE '^VERSION_CODENAME=(bullseye|focal|jammy)$' /etc/os-release; then
+        packages=("${packages[@]/#polkitd/policykit-1}") # its name there
+    fi
+    apt_install "${packages[@]}"
+    find_python || die "/usr/bin/python3 is older than 3.10: this release of the distribution is too old"
+else
+    missing=()
+    find_python || missing+=("Python 3.10 or later at /usr/bin/python3")
+    [ ${#missing[@]} -gt 0 ] || "$python" -c 'import ensurepip' 2>/dev/null || missing+=("Python's venv module")
+    command -v psql >/dev/null || missing+=("a running PostgreSQL with psql")
+    command -v pkaction >/dev/null || missing+=(polkit)
+    [ -n "$wheelhouse" ] || command -v c++ >/dev/null || missing+=("a C++ compiler")
+    if [ ${#missing[@]} -gt 0 ]; then
+        list=$(printf ', %s' "${missing[@]}")
+        die "this distribution is not known; missing: ${list:2}" "install these by hand and run this again; nothing was changed"
+    fi
+fi
+
+# ------------------------------------------------------------------------------------------------- environment
+if [ -z "$wheelhouse" ]; then
+    from=$cache/wheelhouse/$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+    "$root/packaging/wheelhouse" --no-models "$from"
+else
+    from=$wheelhouse
+fi
+
+# pinned: name==version of every package of the lock file; the wheelhouse has checked the hashes
+pinned() { sed -n 's/^\([A-Za-z0-9][^\\]*\).*/\1/p' "$root/packaging/requirements.lock"; }
+
+# A release is named by what it is made of, so that an unchanged one is not made again.
+version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/llmsvc/__init__.py")
+content=$({ cat "$from/COMPLETE" && cd "$root" && find llmsvc installer units templates models pyproject.toml -type f \
+    ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-8)
+release=/opt/llmsvc/releases/$version-$content
+if [ ! -e "$release/COMPLETE" ]; then
+    step "making the environment $release"
+    rm -rf -- "$release"
+    build_environment "$work/build" --no-index --find-links "$from"
+    # built from a copy: the checkout may be read-only, and stays as it is
+    mkdir "$work/source"
+    cp -R -- "$root"/{llmsvc,installer,units,templates,models,pyproject.toml,README.md,LICENSE} "$work/source/"
+    quietly "$work/log" pip wheel --no-index --no-build-isolation --no-deps -w "$work/wheel" "$work/source"
+    "$python" -m venv --without-pip "$release"
+    { pinned && echo llmsvc; } >"$work/names.txt"
+    quietly "$work/log" pip --python "$release/bin/python" install --no-index --no-deps --no-compile \
+        --find-links "$from" --find-links "$work/wheel" -r "$work/names.txt"
+    "$release/bin/python" -m compileall -q -j 0 "$release/lib"
+    : >"$release/COMPLETE"
+fi
+if [ "$(readlink /opt/llmsvc/venv)" != "$release" ]; then
+    ln -sfn -- "$release" /opt/llmsvc/venv.new
+    mv -fT -- /opt/llmsvc/venv.new /opt/llmsvc/venv
+fi
+if [ "$(readlink /usr/local/bin/llmsvc)" != /opt/llmsvc/venv/bin/llmsvc ]; then
+    ln -sfn -- /opt/llmsvc/venv/bin/llmsvc /usr/local/bin/llmsvc
+fi
+
+[ -z "$wheelhouse" ] || options=(--wheelhouse "$wheelhouse" "${options[@]}")
+/opt/llmsvc/venv/bin/llmsvc install "${options[@]}"
