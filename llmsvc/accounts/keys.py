@@ -80,11 +80,6 @@ def read_pepper(path: Path) -> bytes:
     return bytes.fromhex(text)
 
 
-def fingerprint(pepper: bytes) -> str:
-    """What llama_meta keeps as `pepper_fingerprint`: tells one pepper from another, and nothing else of it."""
-    return hmac.digest(pepper, b"llmsvc pepper fingerprint", "sha256").hex()[:32]
-
-
 def _checksum(body: bytes) -> str:
     number = zlib.crc32(body)
     digits = []
