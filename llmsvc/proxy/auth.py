@@ -1,0 +1,180 @@
+"""Who is asking: all valid keys in memory, so that no request needs the database, and a snapshot on disk.
+
+PostgreSQL tells of every change (LISTEN/NOTIFY); besides, all keys are read again every 30 s. While it is
+down the last known keys count, after a restart of the proxy those of the snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime
+import hmac
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psycopg
+from psycopg.rows import class_row
+
+from llmsvc.accounts import directory, keys, meta
+from llmsvc.accounts.directory import KeyRecord
+from llmsvc.proxy.errors import unauthorized, unavailable
+
+_log = logging.getLogger(__name__)
+
+_RELOAD_SECONDS = 30.0
+_ANSWER_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
+
+Removed = Callable[[frozenset[int]], None]
+
+
+class KeyDirectory:
+    """The keys that may be used now.
+
+    :param snapshot: file that keeps them for a start without PostgreSQL; holds digests, no keys
+    :param on_removed: told the ids of keys that are no longer valid
+    """
+
+    def __init__(self, pepper: bytes, conninfo: str, snapshot: Path, on_removed: Removed) -> None:
+        self._pepper = pepper
+        self._fingerprint = meta.fingerprint(pepper)
+        self._conninfo = conninfo
+        self._snapshot = snapshot
+        self._on_removed = on_removed
+        self._records: dict[bytes, KeyRecord] | None = None
+        self.database_ok = False
+        self.first_attempt = asyncio.Event()
+        """Set once PostgreSQL was asked for the first time, whatever the outcome."""
+        self._problem: str | None = None
+
+    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyRecord:
+        """The key of a request, from its Authorization header.
+
+        :raises ApiError: 401, or 503 while neither PostgreSQL nor a snapshot has told us any key
+        """
+        value = next((value for name, value in headers if name == b"authorization"), None)
+        if value is None:
+            raise unauthorized("No API key: send the header 'Authorization: Bearer sk-llm-...'.")
+        scheme, _, key = value.partition(b" ")
+        key = key.strip()
+        if scheme.lower() != b"bearer" or not keys.well_formed(key):
+            raise unauthorized("This is no API key of this server, or it is not complete.")
+        if self._records is None:
+            raise unavailable("API keys cannot be checked now.", "keys_unavailable")
+        digest = keys.digest(self._pepper, key)
+        record = self._records.get(digest)
+        # what is looked up is a keyed hash, so the time of the look-up tells nothing about any key
+        if record is None or not hmac.compare_digest(record.digest, digest):
+            raise unauthorized("This API key is not valid.")
+        if record.expires_at is not None and record.expires_at <= datetime.datetime.now(
+            datetime.timezone.utc
+        ):
+            raise unauthorized("This API key has expired.")
+        return record
+
+    def load_snapshot(self) -> None:
+        """Takes the keys of the snapshot, if there is a whole one that was made with this pepper."""
+        try:
+            data = json.loads(self._snapshot.read_bytes())
+            if data["pepper_fingerprint"] != self._fingerprint:
+                return
+            records = [_from_json(item) for item in data["keys"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        self._records = {record.digest: record for record in records}
+
+    async def run(self) -> None:
+        """Follows PostgreSQL for ever; to be run as a task."""
+        while True:
+            try:
+                await self._follow()
+            except (psycopg.Error, OSError, asyncio.TimeoutError) as error:
+                self._report(f"PostgreSQL does not answer: {_first_line(error)}")
+            self.database_ok = False
+            self.first_attempt.set()
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _follow(self) -> None:
+        connection = await asyncio.wait_for(
+            psycopg.AsyncConnection.connect(self._conninfo, autocommit=True), _ANSWER_SECONDS
+        )
+        async with connection:
+            await asyncio.wait_for(connection.execute(f"LISTEN {directory.CHANNEL}"), _ANSWER_SECONDS)
+            while await asyncio.wait_for(self._reload(connection), _ANSWER_SECONDS):
+                self.database_ok = True
+                self._problem = None
+                self.first_attempt.set()
+                async for _ in connection.notifies(timeout=_RELOAD_SECONDS, stop_after=1):
+                    pass
+
+    async def _reload(self, connection: psycopg.AsyncConnection[tuple[object, ...]]) -> bool:
+        """Reads all keys; False where this is not the pepper they were made with."""
+        row = await (await connection.execute(meta.FINGERPRINT_QUERY)).fetchone()
+        if row is not None and row[0] != self._fingerprint:
+            self._report(
+                "the pepper is not the one that the keys in the database were made with: no key can be "
+                "checked; restore credentials/pepper from the backup that belongs to the database",
+                logging.CRITICAL,
+            )
+            self._records = None
+            return False
+        async with connection.cursor(row_factory=class_row(KeyRecord)) as cursor:
+            records = await (await cursor.execute(directory.QUERY)).fetchall()
+        fresh = {record.digest: record for record in records}
+        if fresh != self._records:
+            known = {record.key_id for record in (self._records or {}).values()}
+            self._records = fresh
+            removed = known - {record.key_id for record in records}
+            if removed:
+                self._on_removed(frozenset(removed))
+            await asyncio.to_thread(self._write_snapshot, records)
+        return True
+
+    def _write_snapshot(self, records: list[KeyRecord]) -> None:
+        data = {"pepper_fingerprint": self._fingerprint, "keys": [_to_json(record) for record in records]}
+        fresh = self._snapshot.with_suffix(".new")
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(data, file)
+        fresh.replace(self._snapshot)
+
+    def _report(self, problem: str, level: int = logging.WARNING) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            _log.log(level, "%s", problem)
+
+
+def _to_json(record: KeyRecord) -> list[object]:
+    return [
+        record.key_id,
+        base64.b64encode(record.digest).decode(),
+        record.prefix,
+        record.user_id,
+        record.username,
+        record.role,
+        record.hidden,
+        record.rate_limit,
+        None if record.expires_at is None else record.expires_at.isoformat(),
+    ]
+
+
+def _from_json(item: list[object]) -> KeyRecord:
+    key_id, digest, prefix, user_id, username, role, hidden, rate_limit, expires_at = item
+    return KeyRecord(
+        key_id=int(str(key_id)),
+        digest=base64.b64decode(str(digest)),
+        prefix=str(prefix),
+        user_id=int(str(user_id)),
+        username=str(username),
+        role=str(role),
+        hidden=bool(hidden),
+        rate_limit=None if rate_limit is None else int(str(rate_limit)),
+        expires_at=None if expires_at is None else datetime.datetime.fromisoformat(str(expires_at)),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,140 @@
+"""One backend as the proxy sees it: what it says of itself, its slots, and how it is asked and cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yarl
+
+from llmsvc import paths
+
+LOST = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
+"""What an exchange raises when the backend went away."""
+
+# below the 5 s after which the backend's server closes an idle connection
+_KEEPALIVE_SECONDS = 3.0
+_PROBE_SECONDS = 2.0
+_CONNECT_SECONDS = 5.0
+_CANCEL_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Usage:
+    """Exact tokens of one request, as the backend counted them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+    @classmethod
+    def of(cls, data: object) -> Usage | None:
+        """The usage object of an answer; None where there is none."""
+        if not isinstance(data, dict) or not isinstance(data.get("prompt_tokens"), int):
+            return None
+        # an embedding has no completion
+        completion = data.get("completion_tokens")
+        return cls(data["prompt_tokens"], completion if isinstance(completion, int) else 0)
+
+
+class Backend:
+    """A backend that was ready once. `running` counts the slots that are taken."""
+
+    def __init__(self, name: str, identity: object, created: int, session: aiohttp.ClientSession) -> None:
+        self.name = name
+        self.identity = identity
+        self.created = created
+        self.running = 0
+        self.slots = 1
+        self.file = ""
+        self.context: int | None = None
+        self._session = session
+
+    @classmethod
+    async def probe(cls, name: str, socket: Path, identity: object, created: int) -> Backend:
+        """Asks the backend on this socket about itself.
+
+        :param identity: differs between two lives of the same instance
+        :param created: when it became ready, Unix time
+        :raises LOST: it does not answer
+        """
+        session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(str(socket), limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+            trust_env=False,
+        )
+        backend = cls(name, identity, created, session)
+        try:
+            timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
+            async with session.get(_url("/health"), timeout=timeout) as response:
+                response.raise_for_status()
+                backend._describe(await response.json())
+        except BaseException:
+            await session.close()
+            raise
+        return backend
+
+    def _describe(self, health: dict[str, Any]) -> None:
+        self.slots = max(1, int(health.get("slots") or 1))
+        self.file = str(health.get("model_file") or "")
+        self.context = health.get("n_ctx")
+
+    def answers_to(self, model: str | None) -> bool:
+        """Whether a request for this model name is for this backend."""
+        return model is None or model in ("", "current", self.name) or (model == self.file)
+
+    async def post(self, path: str, body: bytes, request_id: str) -> aiohttp.ClientResponse:
+        """Sends a request and returns the answer as soon as its headers are there.
+
+        :raises LOST: the backend went away
+        """
+        headers = {"content-type": "application/json", "x-request-id": request_id}
+        return await self._session.post(_url(path), data=body, headers=headers)
+
+    async def cancel(self, request_id: str) -> Usage | None:
+        """Ends a request and waits until the model is free of it; None where the backend cannot tell."""
+        timeout = aiohttp.ClientTimeout(total=_CANCEL_SECONDS)
+        try:
+            async with self._session.post(_url(f"/cancel/{request_id}"), timeout=timeout) as response:
+                return Usage.of(await response.json()) if response.status == 200 else None
+        except (*LOST, ValueError):
+            return None
+
+    async def close(self) -> None:
+        """Closes all connections to it."""
+        await self._session.close()
+
+
+@functools.lru_cache(maxsize=64)
+def _known_url(path: str) -> yarl.URL:
+    return yarl.URL(f"http://backend{path}")
+
+
+def _url(path: str) -> yarl.URL:
+    return yarl.URL(f"http://backend{path}") if path.startswith("/cancel/") else _known_url(path)
+
+
+def ready_instances(instances: Path = paths.RUN_INSTANCES) -> tuple[list[tuple[int, str, int]], list[str]]:
+    """The instances that are ready, the newest last, and the names of those that are on their way.
+
+    One that is ready is given as the time in ns since when, its name, and the inode of the file that says so.
+    """
+    ready, coming = [], []
+    try:
+        names = [entry.name for entry in instances.iterdir()]
+    except OSError:
+        names = []
+    for name in names:
+        try:
+            stat = (instances / name / "ready").stat()
+        except OSError:
+            coming.append(name)
+        else:
+            ready.append((stat.st_mtime_ns, name, stat.st_ino))
+    return sorted(ready), sorted(coming)

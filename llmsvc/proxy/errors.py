@@ -1,0 +1,95 @@
+"""Errors in OpenAI's shape, so that its SDKs raise their own exceptions for what the proxy says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class ApiError(Exception):
+    """An answer other than success.
+
+    :param status: HTTP status; 499 (the client left) is logged but never sent
+    :param kind: `error.type` of the body
+    :param state: what the ledger says of a request that ended so
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        state: str = "error",
+        headers: Headers = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.state = state
+        self.headers = headers
+        self._error = {"message": message, "type": kind, "param": param, "code": code}
+
+    def body(self) -> bytes:
+        """The JSON body of the answer."""
+        return json.dumps({"error": self._error}).encode()
+
+    def event(self) -> bytes:
+        """The same as a server-sent event, for a stream whose headers are out already."""
+        return b"data: " + self.body() + b"\n\n"
+
+
+def unauthorized(message: str) -> ApiError:
+    """401: no key, or one that is not valid."""
+    return ApiError(
+        401,
+        message,
+        code="invalid_api_key",
+        state="rejected_key",
+        headers=[(b"www-authenticate", b"Bearer")],
+    )
+
+
+def unavailable(message: str, code: str, *, state: str = "error", retry_after: int = 5) -> ApiError:
+    """503 with Retry-After in seconds: it works again later."""
+    return ApiError(
+        503,
+        message,
+        kind="server_error",
+        code=code,
+        state=state,
+        headers=[(b"retry-after", b"%d" % retry_after)],
+    )
+
+
+def bad_request(message: str, *, param: str | None = None, status: int = 400, code: str = "") -> ApiError:
+    """A request that can never work."""
+    return ApiError(status, message, param=param, code=code or None, state="rejected_request")
+
+
+def model_not_found(wanted: str, loaded: str) -> ApiError:
+    """404: the request names another model than the loaded one."""
+    return ApiError(
+        404,
+        f"The model {wanted[:120]!r} is not loaded; loaded is {loaded!r}. "
+        "'current' always means the loaded model.",
+        code="model_not_found",
+        param="model",
+        state="rejected_model",
+    )
+
+
+def upstream_lost() -> ApiError:
+    """502: the backend went away in the middle of an answer."""
+    return ApiError(
+        502, "The model stopped before the answer was complete.", kind="server_error", code="upstream_lost"
+    )
+
+
+CLIENT_GONE = ApiError(499, "client closed the connection", state="client_gone")
+KEY_REVOKED = ApiError(401, "This API key is no longer valid.", code="invalid_api_key", state="cancelled")
+STOPPING = unavailable("The proxy restarts; send the request again.", "restarting", retry_after=1)
+BODY_TIMEOUT = bad_request("The request body did not arrive in time.", status=408, code="body_timeout")

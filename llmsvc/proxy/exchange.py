@@ -1,0 +1,306 @@
+"""One request on its way: limits, body, queue, backend, answer, ledger. Read from serve() down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import json
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import aiohttp
+from starlette.types import Receive, Scope, Send
+
+from llmsvc.accounts.directory import KeyRecord
+from llmsvc.config import Config
+from llmsvc.proxy import access, body, sse
+from llmsvc.proxy.auth import KeyDirectory
+from llmsvc.proxy.backends import LOST, Backend, Usage
+from llmsvc.proxy.client import Client
+from llmsvc.proxy.errors import (
+    BODY_TIMEOUT,
+    CLIENT_GONE,
+    STOPPING,
+    ApiError,
+    Headers,
+    model_not_found,
+    upstream_lost,
+)
+from llmsvc.proxy.fair_queue import FairQueue
+from llmsvc.proxy.ledger import Ledger, new_request_id
+from llmsvc.proxy.limits import Window
+from llmsvc.proxy.upstream import Upstream
+from llmsvc.systemd.journal import Journal
+
+_log = logging.getLogger(__name__)
+
+# a request that was in a backend each time it died must not kill it for ever
+_ATTEMPTS = 3
+_SILENCE_SECONDS = 10.0
+# most answers are there before it would pay to watch for a client that leaves
+_WATCH_AFTER_SECONDS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Services:
+    """What all requests share."""
+
+    config: Config
+    journal: Journal
+    keys: KeyDirectory
+    window: Window
+    queue: FairQueue
+    upstream: Upstream
+    ledger: Ledger
+    running: set[Exchange]
+
+
+class Exchange:
+    """A request with a valid key, from its acceptance to its row in the ledger."""
+
+    def __init__(
+        self, services: Services, record: KeyRecord, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self.record = record
+        self._services = services
+        self._scope = scope
+        self._receive = receive
+        self._path: str = scope["path"]
+        self._id = new_request_id()
+        self._client = Client(send, self._headers)
+        self._created = datetime.datetime.now(datetime.timezone.utc)
+        self._start = time.monotonic()
+        self._task: asyncio.Task[Any] | None = None
+        self._reason: ApiError | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._helpers: list[asyncio.Task[None]] = []
+        self._place: float | None = None
+        self._body: body.Body | None = None
+        self._request_bytes = 0
+        self._backend: Backend | None = None
+        self._response: aiohttp.ClientResponse | None = None
+        self._at_backend = False
+        self._model: str | None = None
+        self._queued: float = 0.0
+        self._first_token: float | None = None
+        self._usage = Usage()
+        self._status = 200
+        self._state = "ok"
+
+    def abort(self, reason: ApiError) -> None:
+        """Ends the request early; does nothing if its answer is complete or it is being ended already."""
+        if self._task is not None and self._reason is None and not self._client.complete:
+            self._reason = reason
+            self._task.cancel()
+
+    async def serve(self) -> None:
+        """Serves the request, whatever happens, to its one row in the ledger."""
+        self._task = asyncio.current_task()
+        self._services.running.add(self)
+        error: ApiError | None = None
+        try:
+            try:
+                await self._admit()
+                await self._take_turns()
+            except ApiError as refused:
+                error = refused
+            except body.ClientGoneError:
+                error = CLIENT_GONE
+            except asyncio.CancelledError:
+                error = self._reason or STOPPING
+            except Exception:  # a bug of ours is one failed request with its row, not a dead connection
+                _log.exception("request %s failed", self._id)
+                error = ApiError(500, "The proxy failed.", kind="server_error", code="internal_error")
+            self._task = None
+            for timer in self._timers:
+                timer.cancel()
+            for helper in self._helpers:
+                helper.cancel()
+            if error is not None:
+                await self._fail(error)
+        finally:
+            self._leave_backend()
+            self._services.running.discard(self)
+            row = self._row()
+            self._services.ledger.end(self._id, row)
+            access.write(self._services.journal, row)
+
+    async def _admit(self) -> None:
+        """Everything that can be refused before queueing."""
+        services, record = self._services, self.record
+        config = services.config
+        if not record.hidden:
+            self._place = services.window.take(record.user_id, record.rate_limit)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(config.llama_proxy_body_seconds, self.abort, BODY_TIMEOUT)
+        self._timers.append(timer)
+        raw = await body.read(self._scope, self._receive, config.llama_proxy_max_body_bytes)
+        timer.cancel()
+        self._request_bytes = len(raw)
+        self._body = body.parse(raw)
+        if services.queue.backend is not None:
+            self._check_model(services.queue.backend)
+        services.queue.check(record.user_id)
+        services.ledger.accept(self._id, self._row(state="proxy_killed"))
+        self._timers.append(loop.call_later(_WATCH_AFTER_SECONDS, self._help, self._watch_client))
+        if self._body.stream:
+            self._timers.append(loop.call_later(_SILENCE_SECONDS, self._help, self._break_silence))
+
+    def _check_model(self, backend: Backend) -> None:
+        assert self._body is not None
+        model = self._body.model
+        if not backend.answers_to(model) and self._services.config.llama_proxy_other_model == "refuse":
+            raise model_not_found(str(model), backend.name)
+
+    async def _take_turns(self) -> None:
+        """Waits for a turn and lets the backend answer; again, if it went away before the first byte."""
+        services = self._services
+        deadline = self._start + services.config.llama_proxy_queue_seconds
+        for attempt in range(_ATTEMPTS):
+            since = time.monotonic()
+            try:
+                backend = await services.queue.acquire(self.record.user_id, deadline, first=attempt > 0)
+            finally:
+                self._queued += time.monotonic() - since
+            self._backend = backend
+            self._check_model(backend)
+            self._model = backend.name
+            try:
+                await self._forward(backend)
+                return
+            except LOST:
+                services.upstream.lost(backend)
+                got_some = self._response is not None
+                self._leave_backend()
+                if got_some:
+                    raise upstream_lost() from None
+        raise upstream_lost()
+
+    async def _forward(self, backend: Backend) -> None:
+        assert self._body is not None
+        data = self._body.outgoing(self._path, backend.name, self._services.config.llama_proxy_max_tokens)
+        self._at_backend = True
+        response = self._response = await backend.post(self._path, data, str(self._id))
+        if response.status == 200 and response.content_type == "text/event-stream":
+            await self._stream(response)
+            return
+        answer = await response.read()
+        self._first_token = time.monotonic()
+        self._usage = sse.usage_of_answer(answer) or self._usage
+        self._leave_backend()
+        self._status = response.status
+        if response.status != 200:
+            self._state = "rejected_request" if response.status < 500 else "error"
+        if self._client.started:
+            await self._client.events(b"data: " + _one_line(answer) + b"\n\n")
+            await self._client.end()
+        else:
+            kind = response.headers.get("content-type", "application/json")
+            await self._client.answer(response.status, answer, [(b"content-type", kind.encode())])
+
+    async def _stream(self, response: aiohttp.ClientResponse) -> None:
+        assert self._body is not None
+        events = sse.EventStream(self._body.wants_usage)
+        while data := await response.content.readany():
+            if self._first_token is None:
+                self._first_token = time.monotonic()
+            out = events.feed(data)
+            if out:
+                await self._client.events(out)
+        if events.usage is not None:
+            self._usage = events.usage
+        if events.failed:
+            self._state = "error"
+        elif not events.done:
+            raise aiohttp.ClientPayloadError("the stream has no end")
+        self._leave_backend()
+        await self._client.end()
+
+    async def _fail(self, error: ApiError) -> None:
+        """Tells the client, then frees the model."""
+        self._status, self._state = error.status, error.state
+        if error is CLIENT_GONE:
+            if self._place is not None and not self._at_backend:
+                self._services.window.give_back(self.record.user_id, self._place)
+        else:
+            await self._client.fail(error)
+        if self._at_backend and self._backend is not None:
+            self._usage = await self._backend.cancel(str(self._id)) or self._usage
+
+    def _leave_backend(self) -> None:
+        """Gives the slot back; a connection with an unread answer is closed."""
+        response, self._response = self._response, None
+        backend, self._backend = self._backend, None
+        self._at_backend = False
+        if response is not None:
+            response.close() if not response.content.at_eof() else response.release()
+        if backend is not None:
+            self._services.queue.release(backend)
+
+    def _help(self, work: Any) -> None:
+        coroutine: Coroutine[Any, Any, None] = work()
+        self._helpers.append(asyncio.get_running_loop().create_task(coroutine))
+
+    async def _watch_client(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.abort(CLIENT_GONE)
+
+    async def _break_silence(self) -> None:
+        while not self._client.complete:
+            silence = time.monotonic() - self._client.last_write
+            if silence >= _SILENCE_SECONDS:
+                await self._client.comment()
+                silence = 0.0
+            await asyncio.sleep(_SILENCE_SECONDS - silence)
+
+    def _headers(self) -> Headers:
+        headers = [(b"x-request-id", str(self._id).encode())]
+        if not self.record.hidden:
+            headers += self._services.window.headers(self.record.user_id, self.record.rate_limit)
+        return headers
+
+    def _row(self, state: str | None = None) -> access.Row:
+        """The columns of llama_requests; `state` for a request that has not ended."""
+        ended = state is None
+        return {
+            "request_id": str(self._id),
+            "username": self.record.username,
+            "user_id": self.record.user_id,
+            "key_id": self.record.key_id,
+            "client_addr": client_address(self._scope),
+            "path": self._path,
+            "model": self._model,
+            "state": state or self._state,
+            "status_code": self._status if ended else None,
+            "duration_ms": _milliseconds(time.monotonic() - self._start) if ended else None,
+            "queue_ms": _milliseconds(self._queued) if ended else None,
+            "first_token_ms": None
+            if self._first_token is None
+            else _milliseconds(self._first_token - self._start),
+            "request_bytes": self._request_bytes,
+            "response_bytes": self._client.bytes,
+            "prompt_tokens": self._usage.prompt_tokens,
+            "completion_tokens": self._usage.completion_tokens,
+            "created_at": self._created.isoformat(),
+        }
+
+
+def client_address(scope: Scope) -> str | None:
+    """The IP address of the client; None on a unix socket."""
+    client = scope.get("client")
+    return client[0].partition("%")[0] or None if client else None
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _one_line(answer: bytes) -> bytes:
+    with contextlib.suppress(ValueError):
+        return json.dumps(json.loads(answer)).encode()
+    return json.dumps({"error": {"message": "The model failed.", "type": "server_error"}}).encode()

@@ -1,0 +1,95 @@
+"""The command `llmsvc proxy`: settings and pepper in, one running server out."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import uvloop
+
+from llmsvc import config, database, paths
+from llmsvc.accounts import keys
+from llmsvc.config import Config
+from llmsvc.errors import UnavailableError
+from llmsvc.proxy.auth import KeyDirectory
+from llmsvc.proxy.errors import KEY_REVOKED
+from llmsvc.proxy.exchange import Exchange, Services
+from llmsvc.proxy.fair_queue import FairQueue
+from llmsvc.proxy.ledger import Ledger
+from llmsvc.proxy.limits import Window
+from llmsvc.proxy.server import Server
+from llmsvc.proxy.upstream import Upstream
+from llmsvc.systemd import activation, journal
+
+
+def main() -> int:
+    """Runs the proxy until SIGTERM, with what systemd and config.env say. Returns the exit status.
+
+    :raises SettingError: a bad value in config.env, or no pepper
+    :raises UnavailableError: started by hand, and the port is taken
+    """
+    settings = config.load()
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    pepper = keys.read_pepper(Path(credentials, "pepper") if credentials else paths.PEPPER)
+    state = Path(os.environ.get("STATE_DIRECTORY", paths.PROXY_STATE))
+    sockets = activation.listen_sockets() or [listen(settings)]
+    return run(settings, pepper, state, paths.RUN_INSTANCES, sockets)
+
+
+def run(settings: Config, pepper: bytes, state: Path, instances: Path, sockets: list[socket.socket]) -> int:
+    """Runs the proxy on these sockets until SIGTERM. Returns the exit status.
+
+    :param state: directory for ledger spool, key snapshot and windows
+    :param instances: directory in which the backends have their sockets
+    """
+    log = journal.setup("auth-proxy")
+    running: set[Exchange] = set()
+
+    def cut(removed: frozenset[int]) -> None:
+        for exchange in list(running):
+            if exchange.record.key_id in removed:
+                exchange.abort(KEY_REVOKED)
+
+    async def serve() -> int:
+        conninfo = database.conninfo(settings)
+        queue = FairQueue(
+            settings.llama_proxy_queue_per_user,
+            settings.llama_proxy_queue_total,
+            settings.llama_proxy_hold_seconds,
+        )
+        services = Services(
+            config=settings,
+            journal=log,
+            keys=KeyDirectory(pepper, conninfo, state / "keys.json", cut),
+            window=Window(settings.llama_proxy_rate_limit, settings.llama_proxy_rate_window_seconds),
+            queue=queue,
+            upstream=Upstream(instances, queue),
+            ledger=Ledger(state / "ledger.spool", conninfo),
+            running=running,
+        )
+        server = Server(services, state / "windows.json")
+        await server.serve(sockets)
+        return 1 if server.failed else 0
+
+    return uvloop.run(serve())
+
+
+def listen(settings: Config) -> socket.socket:
+    """A listening socket on the configured address, for a proxy that was started by hand.
+
+    :raises UnavailableError: the address or port is not free
+    """
+    host, port = settings.llama_proxy_host, settings.llama_proxy_port
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise UnavailableError(
+            f"cannot listen on {host} port {port}: {error.strerror}",
+            hint="see who has the port with 'ss -ltnp'; systemd has it while auth-proxy.socket is active",
+        ) from None
+    sock.setblocking(False)
+    return sock

@@ -1,0 +1,185 @@
+"""The HTTP server: systemd's sockets, readiness, watchdog, and a stop that loses no request.
+
+On SIGTERM we stop accepting; systemd keeps the listening sockets, so new connections wait there for the next
+process. Connections that were accepted already get a moment to send their request, and all requests, running
+or waiting, are served for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import socket
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from llmsvc.proxy import limits
+from llmsvc.proxy.app import Application
+from llmsvc.proxy.errors import STOPPING
+from llmsvc.proxy.exchange import Services
+from llmsvc.systemd import notify
+
+_log = logging.getLogger(__name__)
+
+_LINGER_SECONDS = 0.25
+_FIRST_KEYS_SECONDS = 1.0
+_STATUS_SECONDS = 1.0
+_SAVE_SECONDS = 5.0
+_GIVE_UP_SECONDS = 6
+_KEEPALIVE_SECONDS = 75
+# a whole long answer: a client that reads slowly must not hold the model
+_WRITE_BUFFER_BYTES = 8 * 1024 * 1024
+
+
+class _Protocol(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+
+
+class Server(uvicorn.Server):
+    """Serves until SIGTERM.
+
+    :param window_file: keeps the windows of the rate limits over a restart
+    """
+
+    def __init__(self, services: Services, window_file: Path) -> None:
+        super().__init__(
+            uvicorn.Config(
+                Application(services),
+                loop="uvloop",
+                http=_Protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=4096,
+                timeout_keep_alive=_KEEPALIVE_SECONDS,
+                timeout_graceful_shutdown=_GIVE_UP_SECONDS,
+            )
+        )
+        self._services = services
+        self._window_file = window_file
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Knows keys and backend before the first request is taken; does not insist on PostgreSQL."""
+        services = self._services
+        services.keys.load_snapshot()
+        limits.load(services.window, self._window_file)
+        self._start(services.keys.run())
+        await services.upstream.scan()
+        self._start(services.upstream.run())
+        self._start(services.queue.sweep())
+        self._start(services.ledger.run())
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(services.keys.first_attempt.wait(), _FIRST_KEYS_SECONDS)
+        await super().startup(sockets)
+        # what lives now lives for ever: the collector need not look at it again and again
+        gc.collect()
+        gc.freeze()
+        notify.ready(self._status())
+        self._start(self._report())
+        self._start(self._save_windows())
+        seconds = notify.watchdog_seconds()
+        if seconds is not None:
+            self._start(_watchdog(seconds))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stops accepting, serves what is there, and stores what must outlive us."""
+        services = self._services
+        deadline = time.monotonic() + services.config.llama_proxy_drain_seconds
+        notify.stopping(f"finishing {len(services.running)} requests")
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        self._close_after_answer()
+        linger_until = time.monotonic() + _LINGER_SECONDS
+        while time.monotonic() < deadline and (services.running or time.monotonic() < linger_until):
+            if self.force_exit:
+                break
+            await asyncio.sleep(0.02)
+            self._close_after_answer()
+        for exchange in list(services.running):
+            exchange.abort(STOPPING)
+        # an exchange that was just aborted ends its answer before the connections are closed
+        for _ in range(50):
+            if not services.running:
+                break
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+        await self._stop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Notes the signal; a second one ends the waiting. It is not raised again: this was a good end."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    def _close_after_answer(self) -> None:
+        for connection in self.server_state.connections:
+            cycle: RequestResponseCycle | None = cast(HttpToolsProtocol, connection).cycle
+            if cycle is not None and not cycle.response_complete:
+                cycle.keep_alive = False
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        limits.save(self._services.window.dump(), self._window_file)
+        await self._services.ledger.close()
+        await self._services.upstream.close()
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # each of them runs for ever; without one we would serve wrongly, and a restart costs no request
+        if not task.cancelled() and task.exception() is not None:
+            _log.critical("a part of the proxy failed, restarting", exc_info=task.exception())
+            self.failed = True
+            self.should_exit = True
+
+    failed = False
+    """A part of the proxy failed; the process should end with an error."""
+
+    def _status(self) -> str:
+        services = self._services
+        backend = services.upstream.backend
+        model = f"serving {backend.name}" if backend else "no model is ready"
+        running = len(services.running) - services.queue.waiting
+        database = "ok" if services.keys.database_ok else "not reachable"
+        return f"{model}, {max(0, running)} running, {services.queue.waiting} waiting; database {database}"
+
+    async def _report(self) -> None:
+        last = ""
+        while True:
+            if self._status() != last:
+                last = self._status()
+                notify.status(last)
+            await asyncio.sleep(_STATUS_SECONDS)
+
+    async def _save_windows(self) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_SECONDS)
+            dump = self._services.window.dump()
+            await asyncio.to_thread(limits.save, dump, self._window_file)
+
+
+async def _watchdog(seconds: float) -> None:
+    while True:
+        notify.watchdog()
+        await asyncio.sleep(seconds)

@@ -1,0 +1,79 @@
+"""Server-sent events on their way through: whole events only, without the usage chunk nobody asked for."""
+
+from __future__ import annotations
+
+import json
+
+from llmsvc.proxy.backends import Usage
+
+COMMENT = b":\n\n"
+"""Says that the stream lives. Empty, for some clients take the text of a comment for data."""
+
+
+class EventStream:
+    """The events of one stream.
+
+    :param keep_usage: the client asked for the usage chunk
+    """
+
+    def __init__(self, keep_usage: bool) -> None:
+        self._keep_usage = keep_usage
+        self._rest = b""
+        self.usage: Usage | None = None
+        self.done = False
+        """The `[DONE]` that ends a good stream was there."""
+        self.failed = False
+        """An error event was there."""
+
+    def feed(self, data: bytes) -> bytes:
+        """What to send on of these bytes and those left over before: whole events."""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        if not data.endswith((b"\n\n", b"\r\n\r\n")):
+            end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
+            if end < 4 and not data.startswith(b"\n\n"):
+                end = 0
+            self._rest = data[end:]
+            data = data[:end]
+        # in a JSON string the quotes would be escaped, so this stands in a usage object or nowhere
+        if b'"total_tokens"' in data or b'data: {"error"' in data:
+            data = b"".join(event for event in _split(data) if self._keep(event))
+        if data.rstrip().endswith(b"data: [DONE]"):
+            self.done = True
+        return data
+
+    def _keep(self, event: bytes) -> bool:
+        if not event.startswith(b"data: {"):
+            return True
+        try:
+            chunk = json.loads(event[6:])
+        except ValueError:
+            return True
+        self.failed = self.failed or "error" in chunk
+        usage = Usage.of(chunk.get("usage"))
+        if usage is None:
+            return True
+        self.usage = usage
+        return self._keep_usage or bool(chunk.get("choices"))
+
+
+def _split(data: bytes) -> list[bytes]:
+    events = []
+    for part in data.replace(b"\r\n", b"\n").split(b"\n\n"):
+        if part:
+            events.append(part + b"\n\n")
+    return events
+
+
+def usage_of_answer(body: bytes) -> Usage | None:
+    """The usage of a whole JSON answer, without parsing all of it: an embedding may be large."""
+    place = body.rfind(b'"usage"')
+    colon = body.find(b":", place)
+    if place < 0 or colon < 0:
+        return None
+    try:
+        data, _ = json.JSONDecoder().raw_decode(body[colon + 1 :].decode().lstrip())
+    except ValueError:
+        return None
+    return Usage.of(data)
