@@ -1,1 +1,1 @@
-"""The model library: catalogue, GGUF headers, downloads and the models.d store."""
+"""Models: the catalogue of known ones, how they are fetched and checked, and the store of installed ones."""
