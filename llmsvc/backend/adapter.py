@@ -1,0 +1,257 @@
+"""The ASGI application on the backend's socket: makes llama_cpp.server's app keep the backend contract.
+
+It answers by itself what must not wait for the model. A request for the model gets a Job, waits for the slot, and
+goes to llama_cpp.server's app with a body of our own making; what the app sends passes a queue, so that a client
+that reads slowly never holds the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from llmsvc.backend import answers, bodies
+from llmsvc.backend.answers import Message, Receive, Scope, Send
+from llmsvc.backend.bodies import Request
+from llmsvc.backend.engine import Engine
+from llmsvc.backend.jobs import Job, Jobs
+from llmsvc.backend.problem import ApiError, bad
+
+log = logging.getLogger(__name__)
+
+MAX_UNREAD_EVENTS = 20_000
+"""Events of a stream that may wait for a client that does not read."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
+_TOO_LONG = re.compile(r"Requested tokens \((\d+)\) exceed context window of (\d+)")
+_CANCELLED = {
+    "cancel": ApiError(499, "the request was cancelled", code="request_cancelled"),
+    "left": ApiError(499, "the client left", code="request_cancelled"),
+    "slow": ApiError(499, "the client did not read its answer", code="request_cancelled"),
+    "stopping": ApiError(503, "the model is being stopped", code="model_stopping"),
+}
+Events = asyncio.Queue[Message | ApiError | None]
+"""What the app sends, and at its end None or what went wrong."""
+
+
+class Adapter:
+    """See the module. `jobs` is what the server cancels when it has drained for long enough."""
+
+    def __init__(self, engine: Engine, *, max_body_bytes: int) -> None:
+        self.jobs = Jobs()
+        self._engine = engine
+        self._max_body_bytes = max_body_bytes
+        self._slot = asyncio.Lock()
+        self._model_routes: dict[str, Callable[[dict[str, Any], bodies.Model], Request]] = {
+            "/v1/chat/completions": bodies.chat,
+            "/v1/completions": bodies.completion,
+            "/v1/embeddings": bodies.embedding,
+        }
+        self._extras: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "/extras/tokenize": self._tokenize,
+            "/extras/tokenize/count": self._count,
+            "/extras/detokenize": self._detokenize,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = _request_id(scope)
+        try:
+            await self._route(scope, receive, send, request_id)
+        except ApiError as problem:
+            await answers.send_json(send, problem.status, problem.body(), request_id)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        method, path = scope["method"], scope["path"]
+        cancels = path.removeprefix("/cancel/") if path.startswith("/cancel/") else None
+        known = path in self._model_routes or path in self._extras or cancels
+        if path == "/health" and method in ("GET", "HEAD"):
+            await answers.send_json(send, 200, self.health(), request_id)
+        elif method != "POST" and (known or path == "/health"):
+            raise ApiError(405, f"{path} does not answer {method}", code="method_not_allowed")
+        elif cancels:
+            await answers.send_json(send, 200, await self._cancel(cancels), request_id)
+        elif path in self._model_routes:
+            body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
+            request = self._model_routes[path](body, self._engine.model)
+            base64 = body.get("encoding_format") == "base64"
+            await self._generate(request, request_id, receive, send, base64=base64)
+        elif path in self._extras:
+            body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
+            await answers.send_json(send, 200, await self._extras[path](body), request_id)
+        else:
+            raise ApiError(404, "there is no such path", code="not_found")
+
+    def health(self) -> dict[str, Any]:
+        """What the proxy and `llmsvc status` want to know of the model."""
+        engine = self._engine
+        return {
+            "status": "ok",
+            "model": engine.model.name,
+            "model_file": engine.model_file,
+            "engine": "llama-cpp-python",
+            "engine_version": engine.version,
+            "slots": 1,
+            "n_ctx": engine.n_ctx,
+            "n_ctx_train": engine.n_ctx_train,
+            "device": engine.device,
+            "n_gpu_layers": engine.n_gpu_layers,
+            "n_layers": engine.n_layers,
+            "busy_since": self.jobs.busy_since(),
+            "embedding": engine.model.embedding,
+        }
+
+    async def _cancel(self, request_id: str) -> dict[str, int]:
+        job = self.jobs.find(request_id)
+        if job is None:
+            raise ApiError(404, "there is no request of this id", code="request_not_found")
+        job.cancel("cancel")
+        await job.done.wait()
+        usage = job.usage()
+        return {key: usage[key] for key in ("prompt_tokens", "completion_tokens")}
+
+    async def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {"tokens": await asyncio.to_thread(self._engine.tokenize, bodies.text(body))}
+
+    async def _count(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {"count": len(await asyncio.to_thread(self._engine.tokenize, bodies.text(body)))}
+
+    async def _detokenize(self, body: dict[str, Any]) -> dict[str, Any]:
+        tokens = bodies.tokens(body, self._engine.model)
+        return {"text": await asyncio.to_thread(self._engine.detokenize, tokens)}
+
+    async def _generate(
+        self, request: Request, request_id: str, receive: Receive, send: Send, *, base64: bool
+    ) -> None:
+        job = self.jobs.add(request_id)
+        events: Events = asyncio.Queue()
+        producer = asyncio.create_task(self._produce(job, request, events))
+        leaving = asyncio.create_task(_cancel_when_left(receive, job))
+        try:
+            if request.stream:
+                await answers.stream(send, events, job, request)
+            else:
+                await answers.whole(send, events, job, request, base64=base64)
+        finally:
+            leaving.cancel()
+            job.cancel("left")
+            await producer
+
+    async def _produce(self, job: Job, request: Request, events: Events) -> None:
+        """Runs the request when its turn comes; the last thing in `events` is None or what went wrong."""
+        problem: ApiError | None = None
+        try:
+            await asyncio.to_thread(self._prepare, request)
+            async with self._slot:
+                job.check()
+                self._engine.begin(job)
+                try:
+                    await self._engine.app(*_call(request, job, events))
+                finally:
+                    self._engine.end(job)
+                if job.failure:
+                    problem = self._explain(job, job.failure)
+        except Exception as error:  # whatever the app raises, its client gets an answer and others the slot
+            problem = self._explain(job, job.failure or error)
+        finally:
+            self.jobs.finish(job)
+            events.put_nowait(problem)
+
+    def _prepare(self, request: Request) -> None:
+        """What takes time and needs the model's vocabulary, but not its turn."""
+        engine, body = self._engine, request.body
+        if request.schema is not None:
+            engine.check_schema(request.schema, "tools" if request.tool else "response_format")
+        if "input" in body:
+            for index, text in enumerate(body["input"]):
+                self._refuse_long(len(text.encode()), engine.n_batch + 1)
+                if (count := len(engine.tokenize(text))) > engine.n_batch:
+                    raise _too_long(count, engine.n_batch, f"input[{index}]")
+        else:
+            texts = [body["prompt"]] if "prompt" in body else [one["content"] for one in body["messages"]]
+            self._refuse_long(sum(len(text.encode()) for text in texts), engine.n_ctx)
+            for key in ("messages", "tools"):
+                if key in body:
+                    body[key] = engine.vocabulary.protect(body[key])
+
+    def _refuse_long(self, text_bytes: int, limit: int) -> None:
+        """Refuses a text that is too long whatever its tokens are: making tokens of megabytes takes seconds."""
+        fewest = self._engine.vocabulary.fewest_tokens(text_bytes)
+        if fewest >= limit:
+            raise _too_long(fewest, limit, None)
+
+    def _explain(self, job: Job, failure: BaseException) -> ApiError:
+        if job.cancelled:
+            return _CANCELLED[job.cancelled]
+        if isinstance(failure, ApiError):
+            return failure
+        if isinstance(failure, ValueError) and (match := _TOO_LONG.search(str(failure))):
+            return _too_long(int(match[1]), int(match[2]), None)
+        if not job.rendered and job.failure is failure:
+            # a template says in words of its own what it does not take, as "roles must alternate"
+            said = str(failure)[:200] if isinstance(failure, ValueError) else "it fails on them"
+            return bad(f"the chat template of this model does not take these messages: {said}", "messages")
+        frame = traceback.extract_tb(failure.__traceback__)[-1:]
+        place = f"{frame[0].filename.rpartition('/')[2]}:{frame[0].lineno}" if frame else "?"
+        log.error("request %s failed: %s in %s", job.request_id, type(failure).__name__, place)
+        return ApiError(500, "the model failed on this request")
+
+
+def _call(request: Request, job: Job, events: Events) -> tuple[Scope, Receive, Send]:
+    """What the app is called with: a scope and a body of our own; it never sees the client leave."""
+    raw = answers.encode(request.body)
+    given = False
+
+    async def receive() -> Message:
+        nonlocal given
+        if given:
+            await asyncio.Event().wait()
+        given = True
+        return {"type": "http.request", "body": raw, "more_body": False}
+
+    async def send(message: Message) -> None:
+        events.put_nowait(message)
+        if events.qsize() > MAX_UNREAD_EVENTS:
+            job.cancel("slow")
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": request.path,
+        "raw_path": request.path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(raw))],
+        "client": None,
+        "server": None,
+        "state": {},
+    }
+    return scope, receive, send
+
+
+async def _cancel_when_left(receive: Receive, job: Job) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    job.cancel("left")
+
+
+def _request_id(scope: Scope) -> str:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode(
+        "latin-1"
+    )
+    return given if _REQUEST_ID.match(given) else str(uuid.uuid4())
+
+
+def _too_long(count: int, limit: int, param: str | None) -> ApiError:
+    return bad(
+        f"this model's context is {limit} tokens; the request has at least {count}",
+        param,
+        "context_length_exceeded",
+    )

@@ -1,0 +1,258 @@
+"""Checks a request's JSON and writes it anew, field by field, for llama_cpp.server.
+
+What reaches llama_cpp is only what stands here, in types and bounds that it can take. Null means "default", as
+SDKs send it; a field that is unknown is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from typing import Any
+
+from llmsvc.backend import messages, tools
+from llmsvc.backend.problem import bad
+from llmsvc.backend.schemas import safe
+
+MAX_STOPS = 16
+MAX_STOP_CHARS = 500
+MAX_BIASES = 300
+MAX_TOP_LOGPROBS = 5
+MAX_INPUTS = 2048
+
+_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "temperature": (float, 0, 2),
+    "top_p": (float, 0, 1),
+    "min_p": (float, 0, 1),
+    "top_k": (int, 0, 1_000_000),
+    "presence_penalty": (float, -2, 2),
+    "frequency_penalty": (float, -2, 2),
+    "repeat_penalty": (float, 0.01, 10),
+    "mirostat_mode": (int, 0, 2),
+    "mirostat_tau": (float, 0, 10),
+    "mirostat_eta": (float, 0.001, 1),
+    "max_tokens": (int, 1, 1_000_000_000),
+    "min_tokens": (int, 0, 1_000_000_000),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What of the loaded model decides whether a request can be served."""
+
+    name: str
+    n_vocab: int
+    embedding: bool
+    logits_all: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A request as llama_cpp.server gets it."""
+
+    path: str
+    body: dict[str, Any]
+    schema: dict[str, Any] | None = None
+    """The JSON schema that the answer must keep to; still to be tried as a grammar."""
+    tool: str | None = None
+    """The function that the answer must call."""
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.body.get("stream"))
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a body, without its nulls at the top.
+
+    :raises ApiError: 400, not a JSON object in UTF-8 with finite numbers
+    """
+    try:
+        # lone surrogates pass json.loads and would fail only when the text is encoded
+        body = json.loads(raw, parse_constant=_no_constant)
+        json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise bad("the body is not valid JSON in UTF-8") from None
+    if not isinstance(body, dict):
+        raise bad("the body must be a JSON object")
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(word)
+
+
+def chat(body: dict[str, Any], model: Model) -> Request:
+    """/v1/chat/completions."""
+    _need_text_model(model)
+    if "max_completion_tokens" in body:
+        body["max_tokens"] = body.pop("max_completion_tokens")
+    out = _common(body, model)
+    out["messages"] = messages.normalise(body.get("messages"))
+    if set(_array(body, "modalities", 10)) - {"text"} or "audio" in body:
+        raise bad("this model answers in text only", "modalities")
+    if _boolean(body, "logprobs"):
+        _need_logprobs(model, "logprobs")
+        out["logprobs"] = True
+        out["top_logprobs"] = _integer(body, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0
+    schema = _response_format(body, out)
+    forced = tools.normalise(body, out)
+    if forced:
+        return Request("/v1/chat/completions", out, forced.schema, forced.name)
+    return Request("/v1/chat/completions", out, schema)
+
+
+def completion(body: dict[str, Any], model: Model) -> Request:
+    """/v1/completions."""
+    _need_text_model(model)
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str) or not prompt:
+        raise bad("prompt must be one text that is not empty", "prompt")
+    if body.get("suffix"):
+        raise bad("suffix is not supported", "suffix", "unsupported_parameter")
+    if body.get("best_of", 1) != 1:
+        raise bad("best_of must be 1", "best_of")
+    out = _common(body, model)
+    out["prompt"] = prompt
+    out["echo"] = _boolean(body, "echo")
+    logprobs = _integer(body, "logprobs", 0, MAX_TOP_LOGPROBS)
+    if logprobs is not None:
+        _need_logprobs(model, "logprobs")
+        out["logprobs"] = logprobs
+    return Request("/v1/completions", out)
+
+
+def embedding(body: dict[str, Any], model: Model) -> Request:
+    """/v1/embeddings. Whether base64 is wanted is the adapter's to see: body["encoding_format"]."""
+    if not model.embedding:
+        raise bad("this model does not make embeddings", None, "embeddings_not_supported")
+    texts = body.get("input")
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not 0 < len(texts) <= MAX_INPUTS:
+        raise bad(f"input must be a text or a list of 1 to {MAX_INPUTS} texts", "input")
+    if not all(isinstance(text, str) and text for text in texts):
+        raise bad("input must consist of texts that are not empty", "input")
+    if body.get("encoding_format", "float") not in ("float", "base64"):
+        raise bad("encoding_format must be float or base64", "encoding_format")
+    if "dimensions" in body:
+        raise bad("dimensions cannot be chosen", "dimensions", "unsupported_parameter")
+    return Request("/v1/embeddings", {"model": model.name, "input": texts})
+
+
+def text(body: dict[str, Any]) -> str:
+    """The input of /extras/tokenize and /extras/tokenize/count."""
+    value = body.get("input")
+    if not isinstance(value, str):
+        raise bad("input must be a text", "input")
+    return value
+
+
+def tokens(body: dict[str, Any], model: Model) -> list[int]:
+    """The tokens of /extras/detokenize."""
+    value = body.get("tokens")
+    if not isinstance(value, list) or not all(
+        type(item) is int and 0 <= item < model.n_vocab for item in value
+    ):
+        raise bad(f"tokens must be a list of whole numbers from 0 to {model.n_vocab - 1}", "tokens")
+    return value
+
+
+def _common(body: dict[str, Any], model: Model) -> dict[str, Any]:
+    """What chat and raw completions share."""
+    if "grammar" in body:
+        raise bad("grammar is not supported; use response_format", "grammar", "unsupported_parameter")
+    if body.get("n", 1) != 1:
+        raise bad("n must be 1", "n")
+    seed = body.get("seed", -1)
+    if type(seed) is not int:
+        raise bad("seed must be a whole number", "seed")
+    out: dict[str, Any] = {
+        "model": model.name,
+        "stream": _boolean(body, "stream"),
+        "repeat_penalty": 1.0,
+        # without one llama_cpp derives it from the last request's
+        "seed": random.SystemRandom().randrange(2**32 - 1) if seed < 0 else seed % (2**32 - 1),
+    }
+    for key, (kind, low, high) in _NUMBERS.items():
+        if key in body:
+            out[key] = _number(body[key], key, kind, low, high)
+    stops = body.get("stop", [])
+    stops = [stops] if isinstance(stops, str) else stops
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
+        raise bad(f"stop must be a text or a list of at most {MAX_STOPS}", "stop")
+    if not all(isinstance(stop, str) and len(stop) <= MAX_STOP_CHARS for stop in stops):
+        raise bad(f"stop must consist of texts of at most {MAX_STOP_CHARS} characters", "stop")
+    out["stop"] = [stop for stop in stops if stop]
+    if bias := _logit_bias(body, model):
+        if out.get("min_tokens"):
+            raise bad("min_tokens and logit_bias cannot be used together", "min_tokens")
+        out["logit_bias"] = bias
+    return out
+
+
+def _logit_bias(body: dict[str, Any], model: Model) -> dict[str, float]:
+    bias = body.get("logit_bias", {})
+    if not isinstance(bias, dict) or len(bias) > MAX_BIASES:
+        raise bad(f"logit_bias must be an object of at most {MAX_BIASES} tokens", "logit_bias")
+    for key in bias:
+        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < model.n_vocab):
+            raise bad(f"logit_bias must name tokens from 0 to {model.n_vocab - 1}", "logit_bias")
+    return {key: _number(value, "logit_bias", float, -100, 100) for key, value in bias.items()}
+
+
+def _response_format(body: dict[str, Any], out: dict[str, Any]) -> dict[str, Any] | None:
+    wanted = body.get("response_format", {"type": "text"})
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        schema, param = wanted.get("schema"), "response_format.schema"
+    elif kind == "json_schema" and isinstance(wanted.get("json_schema"), dict):
+        schema, param = wanted["json_schema"].get("schema"), "response_format.json_schema.schema"
+    else:
+        raise bad("response_format must be of type text, json_object or json_schema", "response_format")
+    out["response_format"] = {"type": "json_object"}
+    if schema is None:
+        return None
+    out["response_format"]["schema"] = clean = safe(schema, param)
+    return clean
+
+
+def _need_text_model(model: Model) -> None:
+    if model.embedding:
+        raise bad("this model makes embeddings only: POST /v1/embeddings", None, "completions_not_supported")
+
+
+def _need_logprobs(model: Model, param: str) -> None:
+    if not model.logits_all:
+        raise bad("logprobs are not available for this model", param, "logprobs_not_supported")
+
+
+def _number(value: Any, key: str, kind: type, low: float, high: float) -> Any:
+    numeric = type(value) is int or (kind is float and type(value) is float and math.isfinite(value))
+    if not numeric or not low <= value <= high:
+        word = "a whole number" if kind is int else "a number"
+        raise bad(f"{key} must be {word} from {low:g} to {high:g}", key)
+    return value
+
+
+def _integer(body: dict[str, Any], key: str, low: int, high: int) -> int | None:
+    return None if key not in body else int(_number(body[key], key, int, low, high))
+
+
+def _boolean(body: dict[str, Any], key: str) -> bool:
+    value = body.get(key, False)
+    if not isinstance(value, bool):
+        raise bad(f"{key} must be true or false", key)
+    return value
+
+
+def _array(body: dict[str, Any], key: str, most: int) -> list[str]:
+    value = body.get(key, [])
+    if not isinstance(value, list) or len(value) > most or not all(isinstance(item, str) for item in value):
+        raise bad(f"{key} must be a list of texts", key)
+    return value

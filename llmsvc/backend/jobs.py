@@ -1,0 +1,98 @@
+"""One request's life in the model, and the list of all of them: who runs, who waits, who was just there."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import time
+
+from llmsvc.backend.problem import ApiError
+
+REMEMBERED = 100
+"""Finished requests whose token counts a late cancel still gets."""
+
+
+class JobCancelledError(Exception):
+    """Raised inside the model's thread when its request is no longer wanted."""
+
+
+class Job:
+    """One request. The event loop cancels it; the model's thread counts its tokens and notes its failure."""
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.cancelled: str | None = None
+        """Why it was cancelled: `left`, `cancel`, `stopping` or `slow`."""
+        self.rendered = False
+        """Whether the prompt was made: what fails before is the chat template's doing."""
+        self.failure: BaseException | None = None
+        """The first exception that the model's thread saw."""
+        self.done = asyncio.Event()
+        """Set once the model is free of it."""
+        self.started: float | None = None
+        """When the model took it up, seconds since 1970."""
+
+    def cancel(self, reason: str) -> None:
+        """Ends it as soon as the model can be interrupted; has no effect on a finished one."""
+        if not self.done.is_set() and self.cancelled is None:
+            self.cancelled = reason
+
+    def check(self) -> None:
+        """Raises JobCancelledError if it was cancelled."""
+        if self.cancelled:
+            raise JobCancelledError(self.cancelled)
+
+    def usage(self) -> dict[str, int]:
+        """OpenAI's usage object: what was read and produced until now."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+
+class Jobs:
+    """All requests that wait or run, and the last finished ones."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Job] = {}
+        self._finished: collections.OrderedDict[str, Job] = collections.OrderedDict()
+
+    def add(self, request_id: str) -> Job:
+        """A new job.
+
+        :raises ApiError: one of this id is still open
+        """
+        if request_id in self._open:
+            raise ApiError(409, "a request of this id is still running")
+        job = self._open[request_id] = Job(request_id)
+        return job
+
+    def finish(self, job: Job) -> None:
+        """The model is free of the job."""
+        job.done.set()
+        job.failure = None  # its traceback holds the prompt
+        del self._open[job.request_id]
+        self._finished[job.request_id] = job
+        while len(self._finished) > REMEMBERED:
+            self._finished.popitem(last=False)
+
+    def find(self, request_id: str) -> Job | None:
+        """The open or lately finished job of that id."""
+        return self._open.get(request_id) or self._finished.get(request_id)
+
+    def cancel_all(self, reason: str) -> None:
+        """Cancels every job that is open."""
+        for job in self._open.values():
+            job.cancel(reason)
+
+    def busy_since(self) -> float | None:
+        """Since when the model has been at work on its present job, seconds since 1970; None when idle."""
+        return next((job.started for job in self._open.values() if job.started), None)
+
+
+def start(job: Job) -> None:
+    """Notes that the model takes the job up now."""
+    job.started = time.time()

@@ -1,0 +1,33 @@
+"""The one error that a client is told, in OpenAI's shape, so that SDKs raise their own exceptions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """An answer other than 200. Its message never holds a path or what the user wrote.
+
+    :param status: HTTP status
+    :param param: the field of the request that is wrong, as `messages[0].content`
+    :param code: OpenAI's machine-readable code, as `context_length_exceeded`
+    """
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of the answer, or of a stream's error event."""
+        kind = "invalid_request_error" if 400 <= self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """A 400: the request cannot be served as it is."""
+    return ApiError(400, message, param=param, code=code)
