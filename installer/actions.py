@@ -1,4 +1,4 @@
-"""The kinds of things that an installation does. Each knows whether it is due, and does it; done twice is done once."""
+"""The kinds of steps of an installation. Each knows whether it is due; done twice is done once."""
 
 from __future__ import annotations
 
@@ -47,12 +47,15 @@ class Step(Action):
 class WriteFile(Action):
     """Writes a file of ours: atomically, and never over what the admin made of it.
 
-    A file that is neither as wanted nor as we last wrote it was edited: it stays, and the new text is laid beside
-    it as NAME.llmsvc-new.
+    A file that is neither as wanted nor as we last wrote it was edited: it stays, and the new text is laid
+    beside it as NAME.llmsvc-new. `written` is called with the file's name whenever its text changed.
     """
 
-    def __init__(self, path: Path, text: str, manifest: Manifest, *, mode: int = 0o644) -> None:
+    def __init__(
+        self, path: Path, text: str, manifest: Manifest, *, mode: int, written: Callable[[str], None]
+    ) -> None:
         self.path = path
+        self._written = written
         self.text = text
         self.mode = mode
         self._manifest = manifest
@@ -62,7 +65,7 @@ class WriteFile(Action):
     def kept(self) -> bool:
         """Whether the admin's own version stays."""
         current = self._current()
-        return current is not None and current != self._wanted() and current != self._manifest.written.get(str(self.path))
+        return current not in (None, self._wanted(), self._manifest.written.get(str(self.path)))
 
     @property
     def beside(self) -> Path:
@@ -80,8 +83,11 @@ class WriteFile(Action):
         if self.kept:
             write_atomically(self.beside, self.text, self.mode)
             return
+        changed = self._current() != self._wanted()
         write_atomically(self.path, self.text, self.mode)
         self._manifest.record(self.path, self._wanted())
+        if changed:
+            self._written(self.path.name)
 
     def _wanted(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()

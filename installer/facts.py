@@ -62,7 +62,9 @@ def gpu_kind(dev: Path = Path("/dev")) -> str:
     # the engine's libraries tell, without the 0.6 s that importing it takes
     engine = importlib.util.find_spec("llama_cpp")
     libraries = Path(engine.origin).parent.rglob("libggml-*.so*") if engine and engine.origin else []
-    if not any(library.name.startswith(("libggml-cuda", "libggml-hip", "libggml-vulkan")) for library in libraries):
+    if not any(
+        library.name.startswith(("libggml-cuda", "libggml-hip", "libggml-vulkan")) for library in libraries
+    ):
         return "none"
     if (dev / "nvidiactl").exists() or (dev / "dxg").exists():
         return "nvidia"

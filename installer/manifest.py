@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from llmsvc import paths
@@ -24,11 +23,12 @@ class Manifest:
                 self.release = str(stored["release"])
             except (ValueError, KeyError, TypeError):
                 raise Error(
-                    f"{file} is damaged", hint=f"move it away; files that differ from ours are then kept as yours"
+                    f"{file} is damaged",
+                    hint="move it away; files that differ from ours are then kept as yours",
                 ) from None
 
     def record(self, path: Path, sha256: str) -> None:
-        """Notes that `path` now holds our text; saved at once, so that a killed installation is not forgotten."""
+        """Notes that `path` now holds our text; saved at once, so that nothing of a killed run is lost."""
         self.written[str(path)] = sha256
         self.save()
 
@@ -38,4 +38,4 @@ class Manifest:
         text = json.dumps({"release": self.release, "files": self.written}, indent=1, sort_keys=True) + "\n"
         temporary = self.file.with_suffix(".new")
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.file)
+        temporary.replace(self.file)

@@ -33,7 +33,9 @@ def units(facts: Facts) -> dict[str, str]:
         "proxy_user": paths.PROXY_USER,
         "backend_user": paths.BACKEND_USER,
     }
-    names = [name.removesuffix(".j2") for name in jinja.list_templates(["j2"]) if "." in name.removesuffix(".j2")]
+    names = [
+        name.removesuffix(".j2") for name in jinja.list_templates(["j2"]) if "." in name.removesuffix(".j2")
+    ]
     return {
         name: jinja.get_template(f"{name}.j2").render(variables, unit=name)
         for name in names

@@ -1,8 +1,8 @@
 """Settings: the syntax of our env files, and what config.env may hold. The only place for both.
 
 An env file is what systemd calls an EnvironmentFile: `KEY=value`, comments after `#` or `;` at the start of a
-line, values bare or in quotes. The services read it themselves rather than through the environment: a bad value can
-then be named with file and line, and nothing of it shows in /proc.
+line, values bare or in quotes. The services read it themselves rather than through the environment: a bad
+value can then be named with file and line, and nothing of it shows in /proc.
 """
 
 from __future__ import annotations
@@ -423,3 +423,20 @@ def closest_hint(word: str, known: Iterable[str]) -> str | None:
 
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {close[0]}?" if close else None
+
+
+def set_values(text: str, values: Mapping[str, str]) -> str:
+    """The text of an env file with some values set: in place of the last line that sets or shows the key."""
+    lines = text.split("\n")
+    for key, value in values.items():
+        setting = re.compile(rf"\s*{re.escape(key)}\s*=")
+        shown = re.compile(rf"\s*[#;]\s*{re.escape(key)}\s*=")
+        found = [i for i, line in enumerate(lines) if setting.match(line)] or [
+            i for i, line in enumerate(lines) if shown.match(line)
+        ]
+        if found:
+            lines[found[-1]] = f"{key}={value}"
+        else:
+            end = len(lines) - 1 if lines[-1] == "" else len(lines)
+            lines.insert(end, f"{key}={value}")
+    return "\n".join(lines)

@@ -1,0 +1,270 @@
+"""The plan: every action that makes this host a working LLM server, in the order of execution."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+
+from installer import postgres, render
+from installer.actions import Action, Step, WriteFile, write_atomically
+from installer.facts import Facts, port_taken
+from installer.manifest import Manifest
+from installer.options import Options
+from llmsvc import config, paths
+from llmsvc.accounts import keys, keystore, local, meta, users
+from llmsvc.config import Config
+from llmsvc.database import connect, schema
+from llmsvc.errors import ConflictError, Error
+from llmsvc.library import gguf, sources, store
+from llmsvc.library.wanted import resolve
+from llmsvc.process import run
+from llmsvc.systemd import manager
+
+DEFAULT_MODEL = "smollm2"
+FIRST_USER = "admin"
+
+
+class Plan:
+    """The actions for one host. `key` is the first user's key, once the plan has made one."""
+
+    def __init__(self, facts: Facts, options: Options) -> None:
+        self.facts = facts
+        self.options = options
+        self.manifest = Manifest()
+        self.key: str | None = None
+        self._config_text = _wanted_config(options)
+        self.config: Config = config.parse(
+            config.parse_env(self._config_text, paths.CONFIG_ENV), paths.CONFIG_ENV
+        )
+        what = options.model or (None if store.default_model() else DEFAULT_MODEL)
+        self.model = resolve(what) if what else None
+        """The model to install and to make the default; None leaves what is there."""
+        self.files: list[WriteFile] = []
+        self._stale: set[str] = set()
+        """Units that run with an older text, setting or release than what is on disk by now."""
+
+    def check(self) -> None:
+        """Finds what would make the plan fail half-way, before anything is changed.
+
+        :raises errors.Error: a broken model file, or a port that somebody else has
+        """
+        if self.model and isinstance(self.model.source, sources.Local):
+            gguf.read_header(self.model.source.path)
+        host, port = self.config.llama_proxy_host, self.config.llama_proxy_port
+        if self._address() != _listening() and (why := port_taken(host, port)):
+            raise ConflictError(
+                f"cannot listen on {host} port {port}: {why}",
+                hint="'ss -ltnp' tells who does; choose another one with --listen ADDRESS:PORT",
+            )
+
+    def actions(self) -> Iterator[Action]:
+        """The actions in order. Whether one is due is to be asked after those before it were applied."""
+        yield from self._users_and_directories()
+        yield from self._secrets_and_settings()
+        yield from self._database()
+        yield from self._units()
+        yield from self._model()
+        yield from self._accounts()
+        yield from self._services()
+
+    # ------------------------------------------------------------------------------------------------------
+
+    def _users_and_directories(self) -> Iterator[Action]:
+        sysusers, tmpfiles = paths.SYSUSERS / "llmsvc.conf", paths.TMPFILES / "llmsvc.conf"
+        directories = (paths.MODELS_D, paths.CREDENTIALS, paths.MODELS, paths.RUN_INSTANCES)
+        yield self._file(sysusers, _ours("llmsvc.sysusers"))
+        yield Step(
+            f"create the users {paths.PROXY_USER} and {paths.BACKEND_USER}, the group {paths.ADMIN_GROUP}",
+            _users_missing,
+            lambda: run(["systemd-sysusers", sysusers]),
+        )
+        yield self._file(tmpfiles, _ours("llmsvc.tmpfiles"))
+        yield Step(
+            "create the directories in /etc/llmsvc and /var/lib/llmsvc",
+            lambda: not all(directory.is_dir() for directory in directories),
+            lambda: run(["systemd-tmpfiles", "--create", tmpfiles]),
+        )
+
+    def _secrets_and_settings(self) -> Iterator[Action]:
+        yield Step(
+            "make the pepper of the key store",
+            lambda: not paths.PEPPER.exists(),
+            lambda: write_atomically(paths.PEPPER, keys.generate_pepper(), 0o600),
+        )
+        yield Step(
+            f"write {paths.CONFIG_ENV}",
+            lambda: _text(paths.CONFIG_ENV) != self._config_text,
+            self._write_config,
+        )
+
+    def _database(self) -> Iterator[Action]:
+        if self.config.postgres_auth_host.startswith("/"):
+            yield from postgres.actions(self.config)
+        yield Step("apply the database migrations", self._migrations_due, self._migrate)
+
+    def _units(self) -> Iterator[Action]:
+        yield self._file(paths.GENERATORS / "llmsvc-generator", _ours("llmsvc-generator"), mode=0o755)
+        units = {name: _ours(name) for name in ("auth-proxy.socket", "llmsvc-backend.slice")}
+        for name, text in sorted((units | render.units(self.facts)).items()):
+            yield self._file(paths.UNITS / name, text)
+        if paths.POLKIT_RULES.is_dir():
+            yield self._file(paths.POLKIT_RULES / "50-llmsvc.rules", _ours("50-llmsvc.rules"))
+
+    def _model(self) -> Iterator[Action]:
+        if self.model:
+            what, name = self.options.model or DEFAULT_MODEL, self.model.name
+            yield Step(
+                f"install the model {name} from {self.model.source}",
+                lambda: store.pending(what) is not None,
+                lambda: store.ensure(what, wheelhouse=self.options.wheelhouse, config=self.config),
+            )
+            yield Step(
+                f"make {name} the default model",
+                lambda: store.default_model() != name,
+                lambda: store.set_default(name),
+            )
+        yield Step("reload systemd", self._reload_due, manager.daemon_reload)
+
+    def _accounts(self) -> Iterator[Action]:
+        yield Step("make this machine's own key", self._local_key_due, self._make_local_key)
+        yield Step(f"create the first user, {FIRST_USER}", self._first_user_due, self._first_user)
+
+    def _services(self) -> Iterator[Action]:
+        if self.manifest.release != self.facts.release:
+            self._stale |= {manager.PROXY, "llama-server@.service"}
+        boot = [manager.SOCKET, manager.PROXY]
+        yield Step(
+            "enable the services at boot",
+            lambda: run(["systemctl", "is-enabled", "-q", *boot], check=False).returncode != 0,
+            lambda: run(["systemctl", "enable", "-q", *boot]),
+        )
+        yield Step("start auth-proxy", self._proxy_due, self._start_proxy)
+        name = self.model.name if self.model else manager.active_model() or store.default_model()
+        if name:
+            yield Step(
+                f"start llama-server@{name}",
+                lambda: manager.active_model() != name or "llama-server@.service" in self._stale,
+                lambda: self._start_model(name),
+            )
+        yield Step(
+            "note the release", lambda: self.manifest.release != self.facts.release, self._note_release
+        )
+
+    # ------------------------------------------------------------------------------------------------------
+
+    def _file(self, path: Path, text: str, mode: int = 0o644) -> WriteFile:
+        action = WriteFile(path, text, self.manifest, mode=mode, written=self._stale.add)
+        self.files.append(action)
+        return action
+
+    def _write_config(self) -> None:
+        write_atomically(paths.CONFIG_ENV, self._config_text, 0o644)
+        self._stale.add(manager.PROXY)
+
+    def _migrations_due(self) -> bool:
+        with connect(self.config) as connection:
+            return bool(schema.pending(connection))
+
+    def _migrate(self) -> None:
+        with connect(self.config) as connection:
+            schema.migrate(connection)
+
+    def _local_key_due(self) -> bool:
+        with connect(self.config) as connection:
+            pepper = keys.read_pepper(paths.PEPPER)
+            meta.bind_pepper(connection, pepper)
+            return not local.is_current(connection, pepper, paths.LOCAL_KEY)
+
+    def _make_local_key(self) -> None:
+        with connect(self.config) as connection:
+            local.ensure(connection, keys.read_pepper(paths.PEPPER), paths.LOCAL_KEY)
+
+    def _first_user_due(self) -> bool:
+        with connect(self.config) as connection:
+            return not users.every(connection)
+
+    def _first_user(self) -> None:
+        pepper = keys.read_pepper(paths.PEPPER)
+        with connect(self.config) as connection, connection.transaction():
+            users.create(connection, FIRST_USER, role="admin")
+            self.key = keystore.add(connection, pepper, FIRST_USER).secret
+        if self.options.key_file:
+            write_atomically(self.options.key_file, self.key + "\n", 0o600)
+
+    def _address(self) -> str:
+        host = self.config.llama_proxy_host
+        return f"{f'[{host}]' if ':' in host else host}:{self.config.llama_proxy_port}"
+
+    def _reload_due(self) -> bool:
+        name = self.model.name if self.model else store.default_model()
+        units = [manager.PROXY, manager.SOCKET, *([manager.unit(name)] if name else [])]
+        shown = run(["systemctl", "show", "-p", "NeedDaemonReload,LoadState", *units]).stdout
+        listening = _listening()
+        if listening and listening != self._address():
+            self._stale.add(manager.SOCKET)
+        return (
+            bool(self._stale)
+            or "NeedDaemonReload=yes" in shown
+            or "LoadState=not-found" in shown
+            or (name is not None and not manager.known(name))
+        )
+
+    def _proxy_due(self) -> bool:
+        return bool(self._stale & {manager.PROXY, manager.SOCKET}) or any(
+            state.active != "active" for state in manager.states([manager.SOCKET, manager.PROXY])
+        )
+
+    def _start_proxy(self) -> None:
+        if manager.SOCKET in self._stale:
+            run(["systemctl", "stop", manager.PROXY, manager.SOCKET])
+        run(["systemctl", "start", manager.SOCKET])
+        try:
+            run(["systemctl", "restart", manager.PROXY])
+        except Error as error:
+            raise Error(error.message, hint=f"journalctl -u {manager.PROXY} -n 20 tells why") from None
+
+    def _start_model(self, name: str) -> None:
+        if manager.active_model() == name:
+            manager.restart(name)
+        else:
+            manager.switch(name)
+
+    def _note_release(self) -> None:
+        self.manifest.release = self.facts.release
+        self.manifest.save()
+
+
+def _ours(name: str) -> str:
+    return paths.data("units", name).read_text(encoding="utf-8")
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _users_missing() -> bool:
+    try:
+        pwd.getpwnam(paths.PROXY_USER)
+        pwd.getpwnam(paths.BACKEND_USER)
+        grp.getgrnam(paths.ADMIN_GROUP)
+    except KeyError:
+        return True
+    return False
+
+
+def _listening() -> str:
+    """ADDRESS:PORT of auth-proxy.socket as systemd knows it; empty where it does not listen."""
+    shown = run(["systemctl", "show", "-p", "Listen,ActiveState", manager.SOCKET], check=False).stdout
+    values = dict(line.partition("=")[::2] for line in shown.splitlines())
+    return values.get("Listen", "").split(" ")[0] if values.get("ActiveState") == "active" else ""
+
+
+def _wanted_config(options: Options) -> str:
+    """config.env as it shall be: the admin's own text with what the options ask for, or a new one."""
+    wanted = {}
+    if options.listen:
+        wanted = {"LLAMA_PROXY_HOST": options.listen[0], "LLAMA_PROXY_PORT": str(options.listen[1])}
+    text = _text(paths.CONFIG_ENV)
+    return render.config_env(wanted) if text is None else config.set_values(text, wanted)

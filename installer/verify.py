@@ -1,0 +1,49 @@
+"""The last step: asks the model through the proxy, as a client would, and tells who can reach the port."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+
+from llmsvc import client, paths
+from llmsvc.config import Config
+from llmsvc.errors import UnavailableError
+
+QUESTION = "Say hello in one short sentence."
+_PATIENCE = 60
+"""Seconds in which the proxy must have seen the model that systemd reports as ready."""
+
+
+def ask(config: Config) -> str:
+    """The loaded model's answer to QUESTION, through the proxy with this machine's own key.
+
+    :raises UnavailableError: no answer
+    """
+    key = paths.LOCAL_KEY.read_text(encoding="ascii").strip()
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            answer = "".join(client.chat(config.base_url, key, QUESTION, max_tokens=48)).strip()
+        except UnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+            continue
+        return answer
+
+
+def reach(config: Config) -> str:
+    """Who can reach the port, and the one command that changes it; for people."""
+    host, port = config.llama_proxy_host, config.llama_proxy_port
+    bound = ipaddress.ip_address(host)
+    if bound.is_loopback:
+        return (
+            f"Only this machine can reach port {port}. For your network: "
+            f"sudo llmsvc install --listen 0.0.0.0:{port}\n"
+            "(there is no TLS: on a network that you do not trust, put nginx or Caddy in front of it instead)"
+        )
+    whom = "Every machine that can reach this one" if bound.is_unspecified else f"Whoever can reach {host}"
+    return (
+        f"{whom} can connect to port {port}; a key is required. There is no TLS: keys and prompts cross\n"
+        f"the network readable. To close it again: sudo llmsvc install --listen 127.0.0.1:{port}"
+    )
