@@ -76,8 +76,10 @@ debootstrap_image() {
 # mirror SUFFIX: where this host takes its Debian packages from ('' or -security)
 mirror() {
     local codename found=
+    # shellcheck source=/dev/null
     codename=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") || codename=
     if [ -n "$codename" ]; then
+        # shellcheck disable=SC2016  # apt's own variables
         found=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
             awk -v release="$codename$1" '$1 == release && $2 == "main" { print $3; exit }')
     fi

@@ -41,7 +41,7 @@ create_machine() {
 prepare_tree() {
     local place=$1 base=$2
     shift 2
-    # shellcheck disable=SC2016
+    # shellcheck disable=SC2016  # for the inner shell
     if ! unshare --mount sh -c 'mount -t overlay o -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/root"' sh "$place" "$base" 2>/dev/null; then
         step "no overlay is possible on this file system: copying the image"
         cp -a -- "$base/." "$place/root/"
@@ -92,8 +92,8 @@ await_boot() {
 
 # supervise PLACE: boots the machine, and boots it again when it reboots; ends when it powers off
 supervise() {
-    local place=$1 name arguments bases base boot nspawn status round=0 stop= fd
-    for fd in /proc/$$/fd/*; do # a lock or a pipe of the caller must not stay open as long as the machine lives
+    local place=$1 name arguments bases base controller nspawn status round=0 stop='' fd
+    for fd in /proc/"$$"/fd/*; do # a lock or a pipe of the caller must not stay open as long as the machine lives
         fd=${fd##*/}
         [ "$fd" -le 2 ] || [ "$fd" = 255 ] || eval "exec $fd>&-"
     done
@@ -106,7 +106,7 @@ supervise() {
     for base in "${bases[@]}"; do
         mkdir -p "$base/keeper" # in a group that has controllers and children there may be no process
         echo $$ >"$base/keeper/cgroup.procs"
-        for controller in $(cat "$base/cgroup.controllers" 2>/dev/null); do
+        [ ! -e "$base/cgroup.controllers" ] || tr ' ' '\n' <"$base/cgroup.controllers" | while read -r controller; do
             echo "+$controller" >"$base/cgroup.subtree_control" 2>/dev/null || true
         done
     done
@@ -127,7 +127,7 @@ supervise() {
         done
         for base in "${bases[@]}"; do remove_cgroup "$base/boot$round"; done
         # 133: systemd-nspawn asks to be started again
-        [ $status = 133 ] && [ -z "$stop" ] || break
+        if [ $status != 133 ] || [ -n "$stop" ]; then break; fi
     done
     exit $status
 }
@@ -153,21 +153,38 @@ alive() {
     pid=$(cat "$1" 2>/dev/null) && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$2 " && echo "$pid"
 }
 
-# machine_command NAME: sets the array `command` to what runs the words after it in the machine
-machine_command() {
-    local pid environment
+# in_machine NAME COMMAND...: runs it in the machine as root; the status is the command's. Signals are passed on instead
+# of replacing this process: a killed nsenter would leave its child to the host's init, and where that never reaps, the
+# dead child keeps the machine from ending.
+in_machine() {
+    local pid child environment status signalled command=("${@:2}")
     pid=$(leader "$1") || not_running "$1"
     mapfile -t environment <"/proc/$pid/root/etc/environment"
-    # setpriv: a killed nsenter would leave the command behind
-    command=(nsenter --target "$pid" --all env -i -C /root HOME=/root USER=root LOGNAME=root SHELL=/bin/bash LANG=C.UTF-8
-        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM="${TERM:-dumb}" "${environment[@]}"
-        setpriv --pdeathsig TERM)
+    if [ -t 0 ] && [ -t 1 ] && [ -t 2 ]; then # a terminal of the machine's own, or its shells have no job control
+        command=(script --quiet --return --flush --command "$(printf '%q ' "${command[@]}")" /dev/null)
+    fi
+    # a shell starts its background commands with INT and QUIT ignored
+    nsenter --target "$pid" --all env -i --default-signal=INT,QUIT -C /root HOME=/root USER=root LOGNAME=root \
+        SHELL=/bin/bash LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        TERM="${TERM:-dumb}" "${environment[@]}" "${command[@]}" <&0 &
+    child=$!
+    trap 'signalled=yes; pass_on TERM $child' TERM
+    trap 'signalled=yes; pass_on HUP $child' HUP
+    trap 'signalled=yes; [ -t 0 ] || pass_on INT $child' INT # a terminal has sent it to the command as well
+    while :; do
+        signalled=
+        wait $child && status=0 || status=$?
+        [ -n "$signalled" ] || break
+    done
+    trap - TERM HUP INT
+    return $status
 }
 
-in_machine() {
-    local command
-    machine_command "$1"
-    "${command[@]}" "${@:2}"
+# pass_on SIGNAL NSENTER: to the command itself
+pass_on() {
+    local pid
+    pid=$(awk -v parent="$2" '/^Pid:/ { pid = $2 } /^PPid:/ && $2 == parent { print pid }' /proc/[0-9]*/status 2>/dev/null) || true
+    kill -"$1" "${pid:-$2}" 2>/dev/null || true
 }
 
 # remove_machine NAME: ends it, in an orderly way if it can, and leaves no process, mount, control group or file
