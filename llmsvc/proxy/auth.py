@@ -21,6 +21,7 @@ from psycopg.rows import class_row
 
 from llmsvc.accounts import directory, keys, meta
 from llmsvc.accounts.directory import KeyRecord
+from llmsvc.errors import SettingError
 from llmsvc.proxy.errors import unauthorized, unavailable
 
 _log = logging.getLogger(__name__)
@@ -114,12 +115,10 @@ class KeyDirectory:
     async def _reload(self, connection: psycopg.AsyncConnection[tuple[object, ...]]) -> bool:
         """Reads all keys; False where this is not the pepper they were made with."""
         row = await (await connection.execute(meta.FINGERPRINT_QUERY)).fetchone()
-        if row is not None and row[0] != self._fingerprint:
-            self._report(
-                "the pepper is not the one that the keys in the database were made with: no key can be "
-                "checked; restore credentials/pepper from the backup that belongs to the database",
-                logging.CRITICAL,
-            )
+        try:
+            meta.compare(str(row[0]) if row else None, self._pepper)
+        except SettingError as error:
+            self._report(f"{error}; {error.hint}", logging.CRITICAL)
             self._records = None
             return False
         async with connection.cursor(row_factory=class_row(KeyRecord)) as cursor:

@@ -1,0 +1,214 @@
+"""A small backend that keeps the backend contract without a model: for tests and the benchmark.
+
+    python tests/mock_backend.py INSTANCES NAME [--tokens 8] [--delay 0.0] [--slots 1]
+
+listens on INSTANCES/NAME/http.sock and creates INSTANCES/NAME/ready. A request steers it by an object `mock`
+in its body: `tokens`, `delay` (seconds before each token), `die` (exit after so many tokens, -1: before any
+byte), `status` (answer with that error), `silent` (seconds before the first byte). GET /mock tells what it saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+HEADERS = {True: b"text/event-stream; charset=utf-8", False: b"application/json"}
+
+
+class Mock:
+    def __init__(self, name: str, tokens: int, delay: float, slots: int) -> None:
+        self.name, self.tokens, self.delay, self.slots = name, tokens, delay, slots
+        self.free = asyncio.Semaphore(slots)
+        self.running: dict[str, asyncio.Task[Any]] = {}
+        self.finished: OrderedDict[str, dict[str, int]] = OrderedDict()
+        self.seen = {"requests": 0, "peak": 0, "cancelled": 0, "bodies": []}
+        self.served: list[str] = []
+
+    async def __call__(self, scope, receive, send) -> None:
+        path = scope["path"]
+        if path == "/health":
+            await answer(send, 200, self.health())
+        elif path == "/mock":
+            await answer(send, 200, {**self.seen, "running": sorted(self.running), "served": self.served})
+        elif path.startswith("/cancel/"):
+            await self.cancel(path.removeprefix("/cancel/"), send)
+        else:
+            body = b""
+            more = True
+            while more:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+            await self.model(scope, json.loads(body), receive, send)
+
+    def health(self) -> dict[str, Any]:
+        return {
+            "status": "ok",
+            "model": self.name,
+            "model_file": f"{self.name}.gguf",
+            "engine": "mock",
+            "engine_version": "1",
+            "slots": self.slots,
+            "n_ctx": 4096,
+            "n_ctx_train": 4096,
+            "device": "cpu",
+            "n_gpu_layers": 0,
+            "n_layers": 1,
+            "busy_since": None,
+            "embedding": False,
+        }
+
+    async def cancel(self, request_id: str, send) -> None:
+        task = self.running.get(request_id)
+        if task is not None:
+            self.seen["cancelled"] += 1
+            task.cancel()
+            await asyncio.wait([task])
+        usage = self.finished.get(request_id)
+        if usage is None:
+            await answer(send, 404, error(404, "no such request"))
+        else:
+            await answer(send, 200, usage)
+
+    async def model(self, scope, body: dict[str, Any], receive, send) -> None:
+        request_id = dict(scope["headers"]).get(b"x-request-id", b"none").decode()
+        self.seen["requests"] += 1
+        self.seen["bodies"] = [*self.seen["bodies"][-99:], body]
+        work = asyncio.ensure_future(self.generate(request_id, scope["path"], body, send))
+        self.running[request_id] = work
+        self.seen["peak"] = max(self.seen["peak"], len(self.running))
+        gone = asyncio.ensure_future(disconnected(receive))
+        try:
+            await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not work.done():
+                self.seen["cancelled"] += 1
+                work.cancel()
+            gone.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+            del self.running[request_id]
+
+    async def generate(self, request_id: str, path: str, body: dict[str, Any], send) -> None:
+        usage = {"prompt_tokens": prompt_tokens(body), "completion_tokens": 0}
+        try:
+            async with self.free:
+                self.served.append(body.get("user", ""))
+                await self._generate(path, body, send, usage)
+        finally:
+            self.finished[request_id] = usage
+            while len(self.finished) > 100:
+                self.finished.popitem(last=False)
+
+    async def _generate(self, path: str, body: dict[str, Any], send, usage: dict[str, int]) -> None:
+        steer = body.get("mock", {})
+        if "status" in steer:
+            await answer(send, steer["status"], error(steer["status"], "the mock was told to fail"))
+            return
+        if steer.get("die") == -1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        await asyncio.sleep(steer.get("silent", 0))
+        count = min(steer.get("tokens", self.tokens), body.get("max_tokens") or 10**9)
+        delay = steer.get("delay", self.delay)
+        stream = body.get("stream") is True
+        kind = "chat.completion" if path.startswith("/v1/chat") else "text_completion"
+        base = {"id": "mock", "created": 1, "model": body.get("model")}
+        text = ""
+        if stream:
+            await start(send, 200, stream=True)
+        for number in range(count):
+            if delay:
+                await asyncio.sleep(delay)
+            if steer.get("die") == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            usage["completion_tokens"] += 1
+            text += f"word{number} "
+            if stream:
+                choice = {"index": 0, "delta": {"content": f"word{number} "}, "finish_reason": None}
+                await event(send, {**base, "object": kind + ".chunk", "choices": [choice]})
+        total = {**usage, "total_tokens": sum(usage.values())}
+        if stream:
+            choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
+            await event(send, {**base, "object": kind + ".chunk", "choices": [choice]})
+            await event(send, {**base, "object": kind + ".chunk", "choices": [], "usage": total})
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+        elif path == "/v1/embeddings":
+            data = [{"object": "embedding", "index": 0, "embedding": [0.5] * 8}]
+            total = {"prompt_tokens": usage["prompt_tokens"], "total_tokens": usage["prompt_tokens"]}
+            usage["completion_tokens"] = 0
+            await answer(send, 200, {"object": "list", "data": data, "model": self.name, "usage": total})
+        else:
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "text": text}
+            choices = [{**choice, "finish_reason": "stop"}]
+            await answer(send, 200, {**base, "object": kind, "choices": choices, "usage": total})
+
+
+def prompt_tokens(body: dict[str, Any]) -> int:
+    texts = [str(m.get("content")) for m in body.get("messages", [])]
+    texts += [str(body.get(name)) for name in ("prompt", "input") if body.get(name)]
+    return sum(len(text.split()) for text in texts)
+
+
+async def disconnected(receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def start(send, status: int, stream: bool) -> None:
+    headers = [(b"content-type", HEADERS[stream])]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def event(send, chunk: dict[str, Any]) -> None:
+    data = b"data: " + json.dumps(chunk).encode() + b"\n\n"
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def answer(send, status: int, body: dict[str, Any]) -> None:
+    await start(send, status, stream=False)
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+
+def error(status: int, message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "mock", "param": None, "code": str(status)}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("instances", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--slots", type=int, default=1)
+    args = parser.parse_args()
+    directory = args.instances / args.name
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "http.sock"
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    app = Mock(args.name, args.tokens, args.delay, args.slots)
+    ready = directory / "ready"
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets=None) -> None:
+            await super().startup(sockets)
+            ready.touch()
+
+    config = uvicorn.Config(app, loop="uvloop", http="httptools", lifespan="off", log_level="warning")
+    try:
+        Server(config).run(sockets=[listener])
+    finally:
+        ready.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""Runs the proxy of a test: FD CONFIG_ENV STATE INSTANCES, the pepper in STATE/pepper, the listening socket in FD."""
+
+import os
+import sys
+from pathlib import Path
+
+from llmsvc import config
+from llmsvc.accounts import keys
+from llmsvc.proxy import main
+from llmsvc.systemd import activation
+
+# what systemd does before it starts a service
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+
+config_env, state, instances = (Path(argument) for argument in sys.argv[2:])
+settings = config.load(config_env)
+pepper = keys.read_pepper(state / "pepper")
+sys.exit(main.run(settings, pepper, state, instances, activation.listen_sockets()))
