@@ -1,8 +1,8 @@
 """The ASGI application on the backend's socket: makes llama_cpp.server's app keep the backend contract.
 
-It answers by itself what must not wait for the model. A request for the model gets a Job, waits for the slot, and
-goes to llama_cpp.server's app with a body of our own making; what the app sends passes a queue, so that a client
-that reads slowly never holds the model.
+It answers by itself what must not wait for the model. A request for the model gets a Job, waits for the slot,
+and goes to llama_cpp.server's app with a body of our own making; what the app sends passes a queue, so that a
+client that reads slowly never holds the model.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Adapter:
                     body[key] = engine.vocabulary.protect(body[key])
 
     def _refuse_long(self, text_bytes: int, limit: int) -> None:
-        """Refuses a text that is too long whatever its tokens are: making tokens of megabytes takes seconds."""
+        """Refuses what is too long whatever its tokens are: making tokens of megabytes takes seconds."""
         fewest = self._engine.vocabulary.fewest_tokens(text_bytes)
         if fewest >= limit:
             raise _too_long(fewest, limit, None)

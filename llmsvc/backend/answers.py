@@ -1,4 +1,4 @@
-"""Turns an answer of llama_cpp.server's app into ours: headers with the first event, exact usage, no leftovers."""
+"""Turns an answer of llama_cpp.server's app into ours: headers with the first event, exact usage."""
 
 from __future__ import annotations
 

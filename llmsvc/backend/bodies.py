@@ -1,7 +1,7 @@
 """Checks a request's JSON and writes it anew, field by field, for llama_cpp.server.
 
-What reaches llama_cpp is only what stands here, in types and bounds that it can take. Null means "default", as
-SDKs send it; a field that is unknown is left out.
+What reaches llama_cpp is only what stands here, in types and bounds that it can take. Null means "default",
+as SDKs send it; a field that is unknown is left out.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ What is reached into, and why; each has a test in tests/engine/test_internals.py
 
  1. `llama_cpp.llama_model_default_params`: the only way to give llama.cpp a progress callback.
  2. `suppress_stdout_stderr` of `llama` and `_internals`: it turns our own stderr off while a model loads.
- 3. `Llama.generate`, `Llama._create_completion`, `Llama.create_chat_completion`, `LlamaContext.decode`: counting
+ 3. `Llama.generate`, `_create_completion`, `create_chat_completion`, `LlamaContext.decode`: counting
     tokens, cancelling between batches, and telling whether the template or the model failed.
  4. `llama_set_abort_callback`: cancelling within a batch (on the CPU only) and seeing that a batch moves.
  5. `LlamaSampler.add_grammar`: it adds the NULL of a grammar that does not parse, which crashes on first use.
@@ -178,7 +178,9 @@ class Engine:
             raise self._settings.error("CHAT_FORMAT", "the GGUF has no template of that name")
         self._tokenize = llama.tokenize
         llama.tokenize = tokenizer(llama.tokenize)
-        self._eog = lambda token: llama_cpp.llama_vocab_is_eog(llama._model.vocab, token)
+        self._eog: Callable[[int], bool] = lambda token: llama_cpp.llama_vocab_is_eog(
+            llama._model.vocab, token
+        )
         llama.generate = self._counting(llama.generate)
         llama._create_completion = self._noting(llama._create_completion)
         llama._ctx.decode = self._checking(llama._ctx.decode)
@@ -223,7 +225,8 @@ class Engine:
             assert job is not None
             job.prompt_tokens = len(tokens)
             job.check()
-            for token in generate(tokens, *args, **kwargs):
+            produced: Iterator[int] = generate(tokens, *args, **kwargs)
+            for token in produced:
                 job.check()
                 self.moved = time.monotonic()
                 if not self._eog(token):
@@ -259,7 +262,7 @@ class Engine:
 
 
 def _module(name: str) -> Any:
-    """A module of llama_cpp, imported only now: its settings read the environment, and it takes half a second."""
+    """A module of llama_cpp, imported only when the environment is clean."""
     return importlib.import_module(name)
 
 

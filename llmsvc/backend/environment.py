@@ -1,6 +1,6 @@
 """Leaves in the environment only what selects and drives a GPU, and what systemd tells its services.
 
-llama_cpp reads its settings from variables without a prefix: a stray HOST, SEED or CACHE would change the model.
+llama_cpp reads its settings from variables without a prefix: a stray HOST, SEED or CACHE would change it.
 """
 
 from __future__ import annotations

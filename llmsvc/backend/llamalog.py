@@ -1,4 +1,4 @@
-"""Keeps llama.cpp's log to ourselves while a model loads: the reason of a failure, the devices and the layers.
+"""Keeps llama.cpp's log while a model loads: the reason of a failure, the devices and the layers.
 
 Once the model is READY nothing of it is kept or written: errors of a request quote the request.
 """
@@ -47,7 +47,7 @@ class Log:
         self._problems.clear()
 
     def reason(self) -> str | None:
-        """The most telling line among the problems, without the names of C functions; None if there were none."""
+        """The most telling line among the problems, without names of C functions; None if there was none."""
         lines = [line for line in self._problems if "error loading model: " in line] or list(self._problems)
         return _PREFIX.sub("", lines[0])[:300] if lines else None
 

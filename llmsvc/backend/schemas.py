@@ -1,7 +1,7 @@
 """The JSON schemas that llama.cpp can be trusted with.
 
-Its converter turns a schema into a grammar without bounds, and a grammar that does not parse ends the process.
-What is let through is a subset that it turns into the right grammar; the rest is a 400 that names the keyword.
+Its converter turns a schema into a grammar without bounds, and a grammar that does not parse ends the
+process. What is let through is a subset that it turns into the right grammar; the rest is a 400.
 """
 
 from __future__ import annotations

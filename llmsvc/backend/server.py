@@ -17,7 +17,7 @@ from llmsvc.errors import Error
 from llmsvc.systemd import notify
 
 STUCK_SECONDS = 60.0
-"""A generation that did nothing for so long gets no more signs of life from us; systemd then ends the process."""
+"""After so long without a move of the running job systemd gets no more signs of life, and ends us."""
 
 
 def bind(path: Path) -> socket.socket:
@@ -47,6 +47,7 @@ class Server(uvicorn.Server):
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="warning",
             access_log=False,
             server_header=False,
             # the proxy keeps connections open; it must not find one closed just as it sends

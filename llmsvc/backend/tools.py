@@ -1,7 +1,7 @@
 """Function calls.
 
-llama_cpp.server can force one function by a grammar; it cannot tell whether an answer is a call, so anything else is
-refused rather than let call syntax leak into the text.
+llama_cpp.server can force one function by a grammar; it cannot tell whether an answer is a call, so anything
+else is refused rather than let call syntax leak into the text.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def tidy_answer(answer: dict[str, Any]) -> None:
 
 
 def tidy_chunk(chunk: dict[str, Any], first: bool) -> None:
-    """The same for a stream's chunk; id, type and name of a call stand in its first chunk only, for SDKs join them.
+    """The same for a stream's chunk. SDKs join what chunks repeat: id, type and name stay in the first only.
 
     :param first: whether no earlier chunk had a call
     """

@@ -1,4 +1,4 @@
-"""The model's vocabulary as far as safety needs it: control tokens in chat texts, and how few tokens a text can be."""
+"""The vocabulary as far as safety needs it: control tokens in chat texts, and how few tokens a text has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 MARK = "\ufdd0"
-"""Stands inside a control token's spelling that is only text. A noncharacter: no text has it (Unicode 23.7)."""
+"""Stands inside a control token's spelling that is only text. A noncharacter: no text has it."""
 
 Tokenize = Callable[[bytes, bool, bool], list[int]]
 
@@ -56,7 +56,7 @@ class Vocabulary:
 
 
 def tokenizer(original: Tokenize) -> Tokenize:
-    """`Llama.tokenize` that takes a text apart at each MARK, so that no control token can stand across one."""
+    """`Llama.tokenize` that takes a text apart at each MARK: no control token can stand across one."""
 
     def tokenize(text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
         first, *rest = text.split(MARK.encode())

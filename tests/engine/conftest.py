@@ -1,0 +1,139 @@
+"""The backend as a real process with real models: LLMSVC_TEST_MODELS names a directory with smollm2.gguf and
+gemma3.gguf."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+MODELS = Path(os.environ.get("LLMSVC_TEST_MODELS", "/var/cache/llmsvc/models"))
+LAUNCH = Path(__file__).with_name("launch.py")
+
+
+class Backend:
+    """One `llmsvc backend NAME`; `messages` are what systemd would have been told."""
+
+    def __init__(
+        self, root: Path, settings: str, *, name: str = "m", env: dict[str, str] | None = None
+    ) -> None:
+        self.socket = root / "run" / name / "http.sock"
+        self.socket.parent.mkdir(parents=True)
+        (root / "models.d").mkdir()
+        self.file = root / "models.d" / f"{name}.env"
+        self.file.write_text(settings)
+        self.messages: list[str] = []
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(root / "notify"))
+        self._output = root / "output"
+        environ = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(root / "notify"), **(env or {})}
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(LAUNCH), str(root), name], env=environ, stdout=output, stderr=output
+            )
+        self.client = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://backend", timeout=60
+        )
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def wait_for(self, what: str, seconds: float = 60) -> None:
+        """Until systemd was told `what`, or the process ended."""
+        deadline = time.monotonic() + seconds
+        while not any(what in message for message in self.messages):
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.output}"
+            assert time.monotonic() < deadline, f"no {what}: {self.messages} {self.output}"
+            self._receive(0.2)
+
+    def finish(self, seconds: float = 60) -> int:
+        """Until the process ends; its exit status."""
+        status = self.process.wait(seconds)
+        while self._receive(0):
+            pass
+        return status
+
+    def stop(self) -> float:
+        """SIGTERM; how long it took to end with status 0, in seconds."""
+        start = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        assert self.finish() == 0
+        return time.monotonic() - start
+
+    def close(self) -> None:
+        self.client.close()
+        self._notify.close()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def _receive(self, seconds: float) -> bool:
+        self._notify.settimeout(seconds or None)
+        self._notify.setblocking(bool(seconds))
+        if seconds:
+            self._notify.settimeout(seconds)
+        try:
+            self.messages.append(self._notify.recv(4096).decode())
+        except (TimeoutError, BlockingIOError):
+            return False
+        return True
+
+    @staticmethod
+    def events(response: httpx.Response) -> list[dict]:
+        """The JSON of a stream's events; the last, `[DONE]`, is checked and left out."""
+        lines = [line for line in response.text.split("\n\n") if line]
+        assert all(line.startswith("data: ") for line in lines)
+        assert lines[-1] == "data: [DONE]"
+        return [json.loads(line[6:]) for line in lines[:-1]]
+
+    def chat(self, content: str = "Say hello", **fields: object) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": content}], "max_tokens": 8, **fields}
+        return self.post("/v1/chat/completions", body)
+
+    def post(self, path: str, body: object, **headers: str) -> httpx.Response:
+        return self.client.post(path, content=json.dumps(body), headers=headers)
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The directory with the real models."""
+    assert (MODELS / "smollm2.gguf").is_file(), f"LLMSVC_TEST_MODELS: no smollm2.gguf in {MODELS}"
+    return MODELS
+
+
+@pytest.fixture
+def start(tmp_path: Path, models: Path) -> Iterator[Callable[..., Backend]]:
+    """Starts a backend; `{models}` in its settings is the models' directory."""
+    started: list[Backend] = []
+
+    def begin(settings: str, **arguments: object) -> Backend:
+        root = tmp_path / str(len(started))
+        root.mkdir()
+        (root / "config.env").write_text(str(arguments.pop("config", "")))
+        started.append(Backend(root, settings.replace("{models}", str(models)), **arguments))
+        return started[-1]
+
+    yield begin
+    for backend in started:
+        backend.close()
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Backend]:
+    """One running backend for all tests that do not end it."""
+    root = tmp_path_factory.mktemp("backend")
+    settings = f"MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=4096\n"
+    backend = Backend(root, settings, name="smollm2", env={"WATCHDOG_USEC": "1000000"})
+    backend.wait_for("READY=1")
+    yield backend
+    backend.close()

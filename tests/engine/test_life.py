@@ -1,0 +1,234 @@
+"""From the start of the process to its end, as systemd sees it."""
+
+import os
+import pwd
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+SMOLLM2 = "MODEL={models}/smollm2.gguf\nN_THREADS=1\n"
+
+
+def test_ready_is_told_after_load_progress_and_a_self_test(start):
+    backend = start(SMOLLM2, name="m")
+    backend.wait_for("READY=1")
+    told = [line for message in backend.messages for line in message.split("\n")]
+    assert told[0] == "STATUS=Loading smollm2.gguf"
+    assert "STATUS=Loading smollm2.gguf: 100 %" in told
+    assert told.index("STATUS=Testing smollm2.gguf") < told.index("READY=1")
+    assert told[-1] == "STATUS=Serving m (smollm2.gguf, 4096 tokens, cpu)"
+    assert backend.output == ""
+
+
+def test_the_socket_is_for_owner_and_group_and_a_stale_one_is_replaced(start, smollm2):
+    assert stat.S_IMODE(smollm2.socket.stat().st_mode) == 0o660
+    nobody = pwd.getpwnam("nobody")
+    script = f"import socket; socket.socket(socket.AF_UNIX).connect({str(smollm2.socket)!r})"
+    for parent in smollm2.socket.parents:
+        if str(parent).startswith("/tmp/"):
+            os.chmod(parent, 0o755)
+    done = subprocess.run([sys.executable, "-c", script], user=nobody.pw_uid, group=nobody.pw_gid,
+                          extra_groups=[], capture_output=True, text=True)  # fmt: skip
+    assert "PermissionError" in done.stderr
+
+
+def test_a_stale_socket_is_replaced(start, tmp_path):
+    backend = start(SMOLLM2)
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(backend.socket))
+    stale.close()
+    backend.wait_for("READY=1")
+    assert backend.client.get("/health").status_code == 200
+
+
+def test_an_idle_backend_ends_at_once_with_status_0(start):
+    backend = start(SMOLLM2)
+    backend.wait_for("READY=1")
+    with backend.client.stream("GET", "/health"):
+        pass
+    assert backend.stop() < 0.5
+    assert any("STOPPING=1" in message for message in backend.messages)
+    assert not backend.socket.exists()
+    assert backend.output == ""
+
+
+def test_sigterm_lets_a_stream_finish(start):
+    backend = start(SMOLLM2)
+    backend.wait_for("READY=1")
+    body = {"messages": [{"role": "user", "content": "Count to fifty."}], "max_tokens": 60, "stream": True}
+    with backend.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        chunks = response.iter_bytes()
+        first = next(chunks)
+        backend.process.terminate()
+        text = b"".join([first, *chunks]).decode()
+    assert text.endswith("data: [DONE]\n\n")
+    assert backend.finish() == 0
+    with pytest.raises(httpx.ConnectError):
+        backend.client.get("/health")
+
+
+def test_what_outlasts_the_drain_ends_with_an_error_event(start):
+    backend = start(SMOLLM2, config="LLAMA_PROXY_DRAIN_SECONDS=1\n")
+    backend.wait_for("READY=1")
+    body = {
+        "prompt": "One two three",
+        "max_tokens": 3000,
+        "stream": True,
+        "logit_bias": {"2": -100, "0": -100},
+    }
+    with backend.client.stream("POST", "/v1/completions", json=body) as response:
+        chunks = response.iter_bytes()
+        first = next(chunks)
+        begun = time.monotonic()
+        backend.process.terminate()
+        text = b"".join([first, *chunks]).decode()
+    assert '"code":"model_stopping"' in text.split("\n\n")[-2]
+    assert "[DONE]" not in text
+    assert backend.finish() == 0
+    assert time.monotonic() - begun < 2.5
+
+
+def test_sigterm_while_loading_ends_at_once(start):
+    backend = start(SMOLLM2)
+    backend.wait_for("STATUS=Loading")
+    backend.process.terminate()
+    assert backend.process.wait(1) == -15
+
+
+def test_the_watchdog_is_fed(smollm2):
+    smollm2.messages.clear()
+    smollm2.wait_for("WATCHDOG=1", 3)
+
+
+def test_a_stray_environment_changes_nothing(start):
+    stray = {
+        "N_CTX": "64",
+        "HOST": "127.0.0.9",
+        "VERBOSE": "1",
+        "CONFIG_FILE": "/x",
+        "EMBEDDING": "1",
+        "API_KEY": "k",
+    }
+    backend = start(SMOLLM2 + "N_CTX=512\n", env=stray)
+    backend.wait_for("READY=1")
+    assert backend.client.get("/health").json()["n_ctx"] == 512
+    assert backend.chat(max_tokens=1).status_code == 200
+    assert backend.output == ""
+
+
+def truncated(models, root):
+    shutil.copyfile(models / "smollm2.gguf", root / "x.gguf")
+    os.truncate(root / "x.gguf", 50_000_000)
+    return "is truncated"
+
+
+def text(models, root):
+    (root / "x.gguf").write_text("hello, I am no model\n" * 10)
+    return "is not a GGUF file"
+
+
+def missing(models, root):
+    return "cannot be read: No such file"
+
+
+def directory(models, root):
+    (root / "x.gguf").mkdir()
+    return "is not a regular file"
+
+
+def unknown_architecture(models, root):
+    data = (models / "smollm2.gguf").read_bytes()
+    assert data.count(b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0llama") == 1
+    (root / "x.gguf").write_bytes(data.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0lhama", 1))
+    return "unknown model architecture"
+
+
+def broken_template(models, root):
+    data = (models / "smollm2.gguf").read_bytes()
+    assert data.count(b"{% for message in messages %}") == 1
+    (root / "x.gguf").write_bytes(
+        data.replace(b"{% for message in messages %}", b"{% for message in nothings.a %")
+    )
+    return "template"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [truncated, text, missing, directory, unknown_architecture, broken_template],
+    ids=lambda f: f.__name__,
+)
+def test_a_model_that_cannot_be_mended_ends_with_78_and_one_line(start, models, tmp_path, spoil):
+    reason = spoil(models, tmp_path)
+    backend = start(f"MODEL={tmp_path}/x.gguf\nN_THREADS=1\n")
+    assert backend.finish() == 78
+    assert backend.output.count("\n") == 1, backend.output
+    assert backend.output.startswith("m: ")
+    assert f"{tmp_path}/x.gguf" in backend.output
+    assert reason in backend.output
+    assert not any("READY" in message for message in backend.messages)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ("MODEL={models}/smollm2.gguf\nN_CTX=many\n", "m.env:2: N_CTX: must be a whole number"),
+        ("MODEL={models}/smollm2.gguf\n\nCHAT_FORMAT=chatlm\n", "m.env:3: CHAT_FORMAT: must be one of"),
+        ("MODEL={models}/smollm2.gguf\nCHAT_FORMAT=chat_template.x\n", "CHAT_FORMAT: the GGUF has no"),
+        ("MODEL={models}/smollm2.gguf\nCACHE=1\n", "m.env:2: CACHE: is not allowed"),
+        ("MODEL={models}/smollm2.gguf\nKV_OVERRIDES=llama.context_length=str:x\n", "llama.cpp"),
+        ("N_CTX=1\n", "MODEL: must name a GGUF file"),
+    ],
+)  # fmt: skip
+def test_a_bad_setting_ends_with_78_and_one_line(start, settings, reason):
+    backend = start(settings)
+    assert backend.finish() == 78
+    assert backend.output.count("\n") == 1, backend.output
+    assert reason in backend.output
+
+
+def test_a_want_of_memory_is_a_failure_that_may_pass(start):
+    backend = start(SMOLLM2 + "N_CTX=16777216\n")
+    assert backend.finish() == 1
+    assert backend.output.count("\n") == 1, backend.output
+    assert "memory" in backend.output
+
+
+def test_a_required_gpu_that_is_not_there_is_a_failure_that_may_pass(start):
+    backend = start(SMOLLM2 + "REQUIRE_GPU=1\n")
+    assert backend.finish() == 1
+    assert backend.output == "m: no layer got onto a GPU: llama.cpp found none\n"
+
+
+def test_health_answers_while_the_model_generates(smollm2):
+    idle = smollm2.client.get("/health").json()
+    assert idle["busy_since"] is None
+    assert {**idle, "busy_since": 0} == {
+        "status": "ok", "model": "smollm2", "model_file": "smollm2.gguf", "engine": "llama-cpp-python",
+        "engine_version": "0.3.36", "slots": 1, "n_ctx": 4096, "n_ctx_train": 8192, "device": "cpu",
+        "n_gpu_layers": 0, "n_layers": 30, "busy_since": 0, "embedding": False,
+    }  # fmt: skip
+    body = {"prompt": "word " * 1500, "max_tokens": 1}
+    worker = threading.Thread(target=smollm2.post, args=("/v1/completions", body))
+    worker.start()
+    deadline = time.monotonic() + 10
+    while not (busy := smollm2.client.get("/health").json())["busy_since"]:
+        assert time.monotonic() < deadline
+    begun = time.monotonic()
+    assert smollm2.client.get("/health").json()["busy_since"] == busy["busy_since"]
+    assert time.monotonic() - begun < 0.3
+    worker.join()
+
+
+def test_gemma3_works_too(start):
+    backend = start("MODEL={models}/gemma3.gguf\nN_THREADS=1\n")
+    backend.wait_for("READY=1")
+    answer = backend.chat("Say hello", stream=True)
+    assert backend.events(answer)[-1]["usage"]["completion_tokens"] > 0
+    assert backend.stop() < 1
