@@ -1,4 +1,4 @@
-"""The command `llmsvc`: finds the verb, runs it, and turns what it returns or raises into output and exit code."""
+"""The command `llmsvc`: finds the verb, runs it, and turns its result or error into output and exit code."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BROKEN_PIPE = 141
 _VERBS = (install, model, service, ask, user, key, db, rollback, processes)
 
 _GROUPS = {
-    "Set up": ("install", "upgrade", "uninstall", "doctor", "render"),
+    "Set up": ("install",),
     "Models": ("model", "start", "stop", "restart", "status", "ask"),
-    "People": ("user", "key", "usage", "requests", "audit"),
+    "People": ("user", "key"),
     "Database": ("db",),
     "Run by systemd": ("backend", "proxy", "rollback"),
 }
@@ -32,10 +32,10 @@ A shared LLM server for this machine, run by systemd: one model at a time, one
 API key a person. Clients are OpenAI clients with another base URL.
 
 First steps:
-  sudo llmsvc install                   set everything up and print a first key
-  sudo llmsvc user add alice            a key for Alice
+  sudo llmsvc install                      set everything up and print a first key
+  sudo llmsvc user add alice               make a key for Alice
   sudo systemctl start llama-server@NAME   switch to another model
-  journalctl -u auth-proxy -f           watch requests"""
+  journalctl -u auth-proxy -f              watch requests"""
 
 _EPILOG = """\
 'llmsvc COMMAND --help' tells more. With --json every command prints one JSON
@@ -45,11 +45,20 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 no such thing, 4 not permitted,
 5 exists or in use, 6 a needed part does not answer, 78 bad setting."""
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Fills prose, and leaves a text of several lines, such as an example, as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text:
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse with our ways: errors are ours, --json everywhere, texts keep their line breaks."""
+    """argparse with our ways: errors are ours, --json everywhere, examples keep their line breaks."""
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", _Formatter)
         super().__init__(allow_abbrev=False, **options)
         # without a default, or a subcommand's would undo what was given before it
         self.add_argument(

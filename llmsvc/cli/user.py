@@ -1,0 +1,161 @@
+"""`llmsvc user`: the people and programs that may use the service."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from llmsvc.cli import session, welcome
+from llmsvc.cli.output import Result, Table
+
+if TYPE_CHECKING:
+    from llmsvc.accounts.users import User
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "user",
+        help="add, list, disable and remove users",
+        description="The people and programs that may use the service. Each has keys of its own, and limits "
+        "and usage are counted for each.",
+        epilog="example:\n  sudo llmsvc user add alice\n  sudo llmsvc user list",
+    )
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    add = verbs.add_parser(
+        "add",
+        help="create a user and print a first key",
+        description="Creates a user with a first key and prints all that a client needs. The key is shown "
+        "this once and works at once.",
+        epilog="example:\n  sudo llmsvc user add alice\n  sudo llmsvc user add build-bot --rate-limit 600 -q",
+    )
+    add.add_argument("name", metavar="NAME", help="lower-case letters, digits, '.', '_', '@' and '-'")
+    add.add_argument(
+        "--role",
+        choices=("user", "admin"),
+        default="user",
+        help="an admin's key may also read what concerns all users (default: user)",
+    )
+    add.add_argument(
+        "--rate-limit",
+        type=_positive,
+        metavar="N",
+        help="requests per window (default: LLAMA_PROXY_RATE_LIMIT of config.env)",
+    )
+    add.add_argument("-q", "--quiet", action="store_true", help="print the key alone, for scripts")
+    add.set_defaults(command=_add)
+
+    listing = verbs.add_parser(
+        "list", help="list all users", epilog="example:\n  sudo llmsvc user list --json"
+    )
+    listing.set_defaults(command=_list)
+
+    for verb, command, text in (
+        ("show", _show, "show a user and its keys"),
+        ("disable", _disable, "refuse the user's keys until 'enable'"),
+        ("enable", _enable, "accept the user's keys again"),
+        (
+            "remove",
+            _remove,
+            "revoke all keys for good; the name is never used again (to pause a user: 'disable')",
+        ),
+    ):
+        one = verbs.add_parser(
+            verb,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"example:\n  sudo llmsvc user {verb} alice",
+        )
+        one.add_argument("name", metavar="NAME", help="the user")
+        one.set_defaults(command=command)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def _add(args: argparse.Namespace) -> Result:
+    from llmsvc.accounts import keystore, users
+
+    with session.change("user add", args.name) as connection:
+        pepper = session.pepper(connection)
+        users.create(connection, args.name, role=args.role, rate_limit=args.rate_limit)
+        new = keystore.add(connection, pepper, args.name)
+        user = users.get(connection, args.name)
+    base_url = session.configuration().base_url
+    data = {"user": _data(user), "key": new.key, **welcome.details(base_url, new.secret)}
+    if args.quiet:
+        return Result(data, new.secret)
+    return Result(
+        data,
+        f"user {user.username} ({user.role}) may use the service:\n\n{welcome.welcome(base_url, new.secret)}",
+    )
+
+
+def _list(args: argparse.Namespace) -> Result:
+    from llmsvc.accounts import users
+
+    with session.database() as connection:
+        found = users.every(connection)
+    headers = ("name", "role", "state", "keys", "rate limit", "created", "last used")
+    rows = [
+        (u.username, u.role, u.state, u.active_keys, u.rate_limit or "default", u.created_at, u.last_used_at)
+        for u in found
+    ]
+    return Result(
+        [_data(user) for user in found], Table(headers, rows, "no users; see 'llmsvc user add --help'")
+    )
+
+
+def _show(args: argparse.Namespace) -> Result:
+    from llmsvc.accounts import keystore, users
+    from llmsvc.cli import key, output
+
+    with session.database() as connection:
+        user = users.get(connection, args.name)
+        keys = keystore.active(connection, args.name)
+    human = (
+        f"{user.username}: {user.role}, {user.state}, rate limit {user.rate_limit or 'default'}, "
+        f"since {user.created_at.astimezone():%Y-%m-%d}\n\n{output.table_text(key.table(keys))}"
+    )
+    return Result({**_data(user), "keys": keys}, human)
+
+
+def _disable(args: argparse.Namespace) -> Result:
+    return _set_enabled(args.name, False)
+
+
+def _enable(args: argparse.Namespace) -> Result:
+    return _set_enabled(args.name, True)
+
+
+def _set_enabled(name: str, enabled: bool) -> Result:
+    from llmsvc.accounts import users
+
+    verb = "enable" if enabled else "disable"
+    with session.change(f"user {verb}", name) as connection:
+        user = users.set_enabled(connection, name, enabled)
+    return Result(_data(user), f"user {name} is {verb}d")
+
+
+def _remove(args: argparse.Namespace) -> Result:
+    from llmsvc.accounts import users
+
+    with session.change("user remove", args.name) as connection:
+        user = users.remove(connection, args.name)
+    return Result(_data(user), f"user {args.name} is removed, {user.active_keys} key(s) revoked")
+
+
+def _data(user: User) -> dict[str, object]:
+    return {
+        "name": user.username,
+        "role": user.role,
+        "state": user.state,
+        "active_keys": user.active_keys,
+        "rate_limit": user.rate_limit,
+        "created_at": user.created_at,
+        "last_used_at": user.last_used_at,
+    }

@@ -1,0 +1,59 @@
+"""Creates our role and database in the local cluster, as its superuser `postgres`."""
+
+from __future__ import annotations
+
+from llmsvc import process
+from llmsvc.config import Config
+
+SUPERUSER = "postgres"
+
+
+def role_statement(config: Config) -> str:
+    """The SQL that creates the role. It has no password: it logs in by peer authentication."""
+    return f"CREATE ROLE {_identifier(config.postgres_auth_user)} LOGIN"
+
+
+def database_statement(config: Config) -> str:
+    """The SQL that creates the database, as UTF8 also in a cluster whose default is SQL_ASCII."""
+    name, owner = _identifier(config.postgres_auth_db), _identifier(config.postgres_auth_user)
+    return f"CREATE DATABASE {name} OWNER {owner} ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'"
+
+
+def role_exists(config: Config) -> bool:
+    """Whether the cluster has the role. Needs root."""
+    return bool(_psql(config, "SELECT 1 FROM pg_roles WHERE rolname = :'name'", config.postgres_auth_user))
+
+
+def database_exists(config: Config) -> bool:
+    """Whether the cluster has the database. Needs root."""
+    return bool(_psql(config, "SELECT 1 FROM pg_database WHERE datname = :'name'", config.postgres_auth_db))
+
+
+def create_role(config: Config) -> bool:
+    """Creates the role unless it exists; returns whether it did. Needs root."""
+    if role_exists(config):
+        return False
+    _psql(config, role_statement(config))
+    return True
+
+
+def create_database(config: Config) -> bool:
+    """Creates the database unless it exists; returns whether it did. Needs root."""
+    if database_exists(config):
+        return False
+    _psql(config, database_statement(config))
+    return True
+
+
+def _psql(config: Config, sql: str, name: str = "") -> str:
+    """What psql prints for one statement, in which :'name' stands for `name`."""
+    argv = ["runuser", "-u", SUPERUSER, "--", "psql", "--no-psqlrc", "--tuples-only", "--no-align", "--quiet"]
+    argv += [f"--host={config.postgres_auth_host}", f"--port={config.postgres_auth_port}"]
+    argv += [f"--username={SUPERUSER}", "--no-password", "--dbname=postgres"]
+    argv += ["--set=ON_ERROR_STOP=1", f"--set=name={name}"]
+    # psql replaces variables in its standard input only
+    return process.run(argv, stdin=sql, hint="see 'systemctl status postgresql'").stdout.strip()
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
