@@ -4,7 +4,7 @@
 
 listens on INSTANCES/NAME/http.sock and creates INSTANCES/NAME/ready. A request steers it by an object `mock`
 in its body: `tokens`, `delay` (seconds before each token), `die` (exit after so many tokens, -1: before any
-byte), `status` (answer with that error), `silent` (seconds before the first byte). GET /mock tells what it saw.
+byte), `status` (answer with that error), `silent` (seconds before the first byte). GET /mock tells all.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Mock:
         self.seen["bodies"] = [*self.seen["bodies"][-99:], body]
         work = asyncio.ensure_future(self.generate(request_id, scope["path"], body, send))
         self.running[request_id] = work
-        self.seen["peak"] = max(self.seen["peak"], len(self.running))
+        busy = sum(not task.done() for task in self.running.values())
+        self.seen["peak"] = max(self.seen["peak"], busy)
         gone = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
@@ -203,7 +204,7 @@ def main() -> None:
             await super().startup(sockets)
             ready.touch()
 
-    config = uvicorn.Config(app, loop="uvloop", http="httptools", lifespan="off", log_level="warning")
+    config = uvicorn.Config(app, loop="uvloop", http="httptools", lifespan="off", log_level="critical")
     try:
         Server(config).run(sockets=[listener])
     finally:

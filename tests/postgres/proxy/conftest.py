@@ -192,7 +192,9 @@ class Stack:
             yield
         finally:
             with (self.root / "postgres.log").open("wb") as log:
-                subprocess.Popen(command, cwd=data, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **drop)
+                # it outlives us, and belongs to the fixture that started it first
+                command = ["setsid", "--fork", *command]
+                subprocess.run(command, cwd=data, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **drop)
             wait_for(self._postgres_answers)
 
     def _postgres_answers(self) -> bool:

@@ -1,4 +1,4 @@
-"""Runs the proxy of a test: FD CONFIG_ENV STATE INSTANCES, the pepper in STATE/pepper, the listening socket in FD."""
+"""Runs the proxy of a test: FD CONFIG_ENV STATE INSTANCES; its pepper in STATE/pepper, its socket in FD."""
 
 import os
 import sys

@@ -1,0 +1,306 @@
+"""What happens to requests when somebody goes away: client, key, backend, PostgreSQL, or the proxy itself."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+HELLO = [{"role": "user", "content": "say hello to me"}]
+ENDLESS = {"tokens": 10000, "delay": 0.02}
+CHAT = "/v1/chat/completions"
+
+
+def body(**more: Any) -> dict[str, Any]:
+    return {"model": "current", "messages": HELLO, **more}
+
+
+@contextlib.contextmanager
+def open_stream(stack: Any, key: str, **more: Any) -> Iterator[Iterator[str]]:
+    """A stream whose first event is there; gives its further lines."""
+    with stack.http(key) as client:
+        with client.stream("POST", CHAT, json=body(stream=True, mock=ENDLESS, **more)) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("data: ")
+            yield lines
+
+
+def background(function: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
+    """Runs the function in a thread of its own."""
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come in time"
+        time.sleep(0.02)
+    return found
+
+
+def post(stack: Any, key: str, **more: Any) -> httpx.Response:
+    with stack.http(key) as client:
+        return client.post(CHAT, json=body(**more))
+
+
+@pytest.fixture
+def running(make_stack: Callable[..., Any]) -> Any:
+    """A stack of the test's own that runs."""
+    stack = make_stack(LLAMA_PROXY_RATE_LIMIT=100000, LLAMA_PROXY_DRAIN_SECONDS=5)
+    stack.start_backend()
+    stack.start_proxy()
+    stack.wait_served()
+    return stack
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_client_that_leaves_frees_the_model_and_what_was_made_is_counted(stack: Any, stream: bool) -> None:
+    user = "leaver-streaming" if stream else "leaver"
+    key = stack.add_key(user)
+    cancelled = stack.mock()["cancelled"]
+    if stream:
+        with open_stream(stack, key):
+            pass
+    else:
+        with stack.http(key, timeout=0.5) as client, pytest.raises(httpx.ReadTimeout):
+            client.post(CHAT, json=body(mock=ENDLESS))
+    start = time.monotonic()
+    wait_for(lambda: stack.mock()["running"] == [])
+    assert time.monotonic() - start < 1
+    assert stack.mock()["cancelled"] == cancelled + 1
+    [row] = stack.rows(user, 1)
+    assert (row["state"], row["status_code"]) == ("client_gone", 499)
+    assert row["prompt_tokens"] == 4
+    assert 1 <= row["completion_tokens"] < 100
+
+
+def test_client_that_leaves_the_queue_gets_its_place_in_the_window_back(stack: Any) -> None:
+    key = stack.add_key("impatient", limit=1)
+    with open_stream(stack, stack.add_key()):
+        with stack.http(key, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+            client.post(CHAT, json=body())
+        [row] = stack.rows("impatient", 1)
+        assert (row["state"], row["completion_tokens"]) == ("client_gone", None)
+        assert row["queue_ms"] > 200
+    assert post(stack, key).status_code == 200
+
+
+def test_revoked_key_cuts_its_stream_within_a_second_and_spares_others(stack: Any) -> None:
+    key = stack.add_key("revoked")
+    other = stack.add_key("not-revoked")
+    with open_stream(stack, key) as lines:
+        waiting = background(lambda: post(stack, other))
+        stack.sql(
+            "UPDATE llama_api_keys SET revoked_at = now() FROM llama_users u "
+            "WHERE u.id = user_id AND username = 'revoked'"
+        )
+        start = time.monotonic()
+        rest = [line for line in lines if line]
+        assert time.monotonic() - start < 1
+        assert "no longer valid" in rest[-1]
+    assert post(stack, key).status_code == 401
+    assert waiting.result(5).status_code == 200
+    assert stack.rows("revoked", 1)[0]["state"] == "cancelled"
+
+
+def test_one_with_many_waiting_delays_another_by_one_request_only(stack: Any) -> None:
+    greedy, modest = stack.add_key("greedy"), stack.add_key("modest")
+    before = len(stack.mock()["served"])
+    with open_stream(stack, stack.add_key()):
+        many = []
+        for _ in range(6):
+            many.append(background(lambda: post(stack, greedy, user="greedy")))
+        wait_for(lambda: "6 waiting" in stack.wait_notified("waiting"))
+        one = background(lambda: post(stack, modest, user="modest"))
+        wait_for(lambda: "7 waiting" in stack.wait_notified("waiting"))
+    assert all(future.result(10).status_code == 200 for future in [*many, one])
+    served = stack.mock()["served"][before + 1 :]
+    assert served.index("modest") == 1
+    assert stack.mock()["peak"] == 1
+
+
+def test_requests_are_held_while_the_backend_restarts(running: Any) -> None:
+    key = running.add_key("held")
+    running.stop_backend()
+    held = background(lambda: post(running, key))
+    time.sleep(0.3)
+    assert not held.done()
+    assert httpx.get(f"{running.url}/ready", trust_env=False).status_code == 503
+    running.start_backend()
+    assert held.result(5).status_code == 200
+
+
+def test_switch_sends_waiting_requests_to_the_new_model(running: Any) -> None:
+    key = running.add_key("switched")
+    stream = background(lambda: post(running, key, mock={"tokens": 50, "delay": 0.05}))
+    wait_for(lambda: running.mock()["running"])
+    current = background(lambda: post(running, key))
+    named = background(lambda: post(running, key, model="mock"))
+    wait_for(lambda: "2 waiting" in running.wait_notified("waiting"))
+    # the new one is ready before the old one has finished
+    running.start_backend("other")
+    assert current.result(5).json()["model"] == "other"
+    assert named.result(5).json()["error"]["code"] == "model_not_found"
+    assert stream.result(5).json()["model"] == "mock"
+
+
+def test_request_without_a_byte_is_sent_again_and_one_with_is_ended(running: Any) -> None:
+    key = running.add_key("resent")
+    waiting = background(lambda: post(running, key, mock={"tokens": 5, "silent": 1.0}))
+    wait_for(lambda: running.mock()["running"])
+    running.stop_backend(sig=signal.SIGKILL)
+    running.start_backend()
+    assert waiting.result(10).status_code == 200
+    with pytest.raises(openai.APIError, match="stopped before"):
+        for _ in running.client(key).chat.completions.create(
+            **body(stream=True), extra_body={"mock": {"die": 3}}
+        ):
+            pass
+    running.stop_backend()
+    rows = running.rows("resent", 2)
+    assert [(r["state"], r["status_code"]) for r in rows] == [("ok", 200), ("error", 502)]
+
+
+def test_nothing_ready_for_too_long_is_503_with_retry_after(make_stack: Callable[..., Any]) -> None:
+    stack = make_stack(LLAMA_PROXY_HOLD_SECONDS=1)
+    stack.start_proxy()
+    answer = post(stack, stack.add_key("unheld"))
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert stack.rows("unheld", 1)[0]["state"] == "timeout"
+
+
+def test_postgres_may_be_away_and_no_row_is_lost(running: Any) -> None:
+    key = running.add_key("steady")
+    with running.postgres_stopped():
+        assert [post(running, key).status_code for _ in range(5)] == [200] * 5
+        wait_for(lambda: "not reachable" in running.wait_notified("database"))
+        assert httpx.get(f"{running.url}/ready", trust_env=False).status_code == 503
+        # also after a restart, from the snapshot, and from a kill
+        assert running.stop_proxy() == 0
+        running.start_proxy()
+        assert post(running, key).status_code == 200
+        running.stop_proxy(signal.SIGKILL)
+        running.start_proxy()
+        assert post(running, key).status_code == 200
+    rows = running.rows("steady", 7)
+    assert [(r["state"], r["completion_tokens"]) for r in rows] == [("ok", 8)] * 7
+
+
+def test_without_postgres_and_snapshot_it_is_503_and_never_401(running: Any) -> None:
+    key = running.add_key()
+    running.stop_proxy()
+    (running.state / "keys.json").unlink()
+    with running.postgres_stopped():
+        running.start_proxy()
+        assert post(running, key).status_code == 503
+
+
+def test_wrong_pepper_is_one_clear_line_and_503(running: Any) -> None:
+    key = running.add_key()
+    running.stop_proxy()
+    (running.state / "pepper").write_text("ab" * 32 + "\n")
+    running.start_proxy()
+    assert post(running, key).status_code == 503
+    time.sleep(1.2)
+    assert running.log.count("this is not the pepper") == 1
+
+
+def test_killed_proxy_leaves_exactly_one_row_for_each_request(running: Any) -> None:
+    key = running.add_key("killed")
+    done = [post(running, key) for _ in range(3)]
+    with open_stream(running, key):
+        wait_for(lambda: running.mock()["running"])
+        running.stop_proxy(signal.SIGKILL)
+    running.start_proxy()
+    rows = running.rows("killed", 4)
+    assert [row["state"] for row in rows] == ["ok", "ok", "ok", "proxy_killed"]
+    assert {str(row["request_id"]) for row in rows[:3]} == {a.headers["x-request-id"] for a in done}
+    running.stop_proxy()
+    running.start_proxy()
+    assert len(running.rows("killed", 4)) == 4
+
+
+def test_restart_under_load_loses_no_request(running: Any) -> None:
+    key = running.add_key("load")
+    stop = threading.Event()
+
+    def load() -> int:
+        count = 0
+        while not stop.is_set():
+            assert post(running, key, mock={"tokens": 2, "delay": 0.001}).status_code == 200
+            count += 1
+        return count
+
+    workers = [background(load) for _ in range(6)]
+    slow = background(lambda: post(running, key, mock={"tokens": 20, "delay": 0.05}))
+    for _ in range(2):
+        time.sleep(0.2)
+        assert running.stop_proxy() == 0
+        running.start_proxy()
+    time.sleep(0.2)
+    stop.set()
+    total = sum(worker.result(20) for worker in workers)
+    assert slow.result(10).status_code == 200
+    rows = running.rows("load", total + 1)
+    assert len(rows) == total + 1
+    assert {row["state"] for row in rows} == {"ok"}
+
+
+def test_stop_waits_only_so_long_then_ends_streams_and_refuses_those_that_wait(
+    make_stack: Callable[..., Any],
+) -> None:
+    stack = make_stack(LLAMA_PROXY_DRAIN_SECONDS=1)
+    stack.start_backend()
+    stack.start_proxy()
+    stack.wait_served()
+    key = stack.add_key("drained")
+    with open_stream(stack, key) as lines:
+        waiting = background(lambda: post(stack, key))
+        wait_for(lambda: "1 waiting" in stack.wait_notified("waiting"))
+        start = time.monotonic()
+        assert stack.stop_proxy() == 0
+        assert time.monotonic() - start < 4
+        assert "restarts" in [line for line in lines if line][-1]
+    refused = waiting.result(5)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    wait_for(lambda: stack.mock()["running"] == [])
+    assert [row["state"] for row in stack.rows("drained", 2)] == ["error", "error"]
+
+
+def test_window_of_the_limit_outlives_a_restart(running: Any) -> None:
+    key = running.add_key("windowed", limit=2)
+    assert post(running, key).status_code == 200
+    running.stop_proxy()
+    running.start_proxy()
+    assert [post(running, key).status_code for _ in range(2)] == [200, 429]
+
+
+def test_body_that_does_not_arrive_is_408(make_stack: Callable[..., Any]) -> None:
+    stack = make_stack(LLAMA_PROXY_BODY_SECONDS=1)
+    stack.start_proxy()
+    key = stack.add_key("slow")
+    with socket.create_connection(stack.listener.getsockname()) as raw:
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 9\r\n\r\n"
+        raw.sendall(head.encode() + b"{")
+        raw.settimeout(5)
+        assert raw.recv(4096).startswith(b"HTTP/1.1 408 ")
+    assert stack.rows("slow", 1)[0]["status_code"] == 408
