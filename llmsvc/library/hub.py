@@ -82,7 +82,9 @@ def fetch(source: Hub, metadata: Metadata, directory: Path) -> Path:
         except HfHubHTTPError as error:
             raise _refusal(source, error) from None
         except (OSError, RuntimeError, _transport_error()) as error:
-            raise _unreachable(error) from None
+            raise UnavailableError(
+                f"the download of {source} broke off: {_reason(error)}", hint="try again; nothing was kept"
+            ) from None
     if sha256(file) != metadata.sha256:
         raise Error(
             f"{source} arrived damaged: its sha256 is not the hub's", hint="try again; nothing was kept"
@@ -142,8 +144,11 @@ def _refusal(source: Hub, error: HfHubHTTPError) -> Error:
 
 
 def _unreachable(error: Exception) -> UnavailableError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
     return UnavailableError(
-        f"{_endpoint()} cannot be reached: {reason}",
+        f"{_endpoint()} cannot be reached: {_reason(error)}",
         hint="check the network, HTTPS_PROXY and HF_ENDPOINT; sudo keeps them with --preserve-env=NAME",
     )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -75,12 +75,10 @@ def add(
     :raises ConflictError: models.d/NAME.env exists and is another model's
     """
     wanted = resolve(what, name)
-    there = _installed(wanted)
-    if there is None:
-        return _install(wanted, config.llama_models_dir, wheelhouse, how)
-    if not _is_from(there.file, wanted.source):
+    got = _installed(wanted) or _install(wanted, config.llama_models_dir, wheelhouse, how)
+    if not got.changed and not _is_from(got.file, wanted.source):
         raise _taken(wanted.name)
-    return there
+    return got
 
 
 def pending(what: str, *, name: str | None = None) -> str | None:

@@ -70,4 +70,4 @@ def _named_file(what: str) -> Local | Hub:
 def clean_name(file: str) -> str:
     """An instance's name made from a file name: `TinyLlama 1.1B.Q4_0.gguf` becomes `tinyllama-1.1b.q4_0`."""
     stem = file[: -len(".gguf")] if file.lower().endswith(".gguf") else file
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).lstrip("._-")[:63]
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower())[:63].strip("._-")
