@@ -27,6 +27,7 @@ MODEL_PATHS = frozenset(
         "/extras/detokenize",
     }
 )
+_REQUEST_ID = "llmsvc.request_id"
 _SERVED = (
     "GET /v1/models; POST /v1/chat/completions, /v1/completions, /v1/embeddings, /extras/tokenize, "
     "/extras/tokenize/count, /extras/detokenize; GET /health, /ready"
@@ -44,7 +45,9 @@ class Application:
         if scope["type"] != "http":
             return
         if scope["path"] not in MODEL_PATHS or scope["method"] != "POST":
-            await self._routes(scope, receive, _with_request_id(send))
+            request_id = str(new_request_id())
+            scope[_REQUEST_ID] = request_id
+            await self._routes(scope, receive, _with_request_id(send, request_id))
             return
         services = self._services
         try:
@@ -74,8 +77,8 @@ def _refused_row(scope: Scope, request_id: str, error: ApiError, start: float) -
     }
 
 
-def _with_request_id(send: Send) -> Send:
-    header = (b"x-request-id", str(new_request_id()).encode())
+def _with_request_id(send: Send, request_id: str) -> Send:
+    header = (b"x-request-id", request_id.encode())
 
     async def send_with_request_id(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -96,7 +99,7 @@ def routes(services: Services) -> FastAPI:
         try:
             return services.keys.authenticate(request.scope["headers"])
         except ApiError as error:
-            row = _refused_row(request.scope, str(new_request_id()), error, start)
+            row = _refused_row(request.scope, request.scope[_REQUEST_ID], error, start)
             access.write(services.journal, row)
             raise
 

@@ -136,9 +136,12 @@ class KeyDirectory:
     def _write_snapshot(self, records: list[KeyRecord]) -> None:
         data = {"pepper_fingerprint": self._fingerprint, "keys": [_to_json(record) for record in records]}
         fresh = self._snapshot.with_suffix(".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(data, file)
-        fresh.replace(self._snapshot)
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                json.dump(data, file)
+            fresh.replace(self._snapshot)
+        except OSError as error:
+            _log.warning("the keys cannot be saved for a start without PostgreSQL: %s", error)
 
     def _report(self, problem: str, level: int = logging.WARNING) -> None:
         if problem != self._problem:

@@ -141,7 +141,7 @@ class Ledger:
             self._spool.advance(end)
         return more and bool(rows)
 
-    async def close(self, seconds: float = 3.0) -> None:
+    async def close(self, seconds: float = 2.0) -> None:
         """Sends what is left, as far as that goes within some seconds; the next process sends the rest."""
         # run() may have been ended in the middle of a statement
         await self._disconnect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections import deque
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmsvc.proxy.errors import ApiError, Headers
+
+_log = logging.getLogger(__name__)
 
 
 class Window:
@@ -110,10 +113,13 @@ def load(window: Window, file: Path) -> None:
 
 
 def save(dump: dict[str, object], file: Path) -> None:
-    """Writes what Window.dump() gave, atomically."""
+    """Writes what Window.dump() gave, atomically. A full disk is no reason to stop serving."""
     fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps(dump))
-    fresh.replace(file)
+    try:
+        fresh.write_text(json.dumps(dump))
+        fresh.replace(file)
+    except OSError as error:
+        _log.warning("the rate limits cannot be saved for a restart: %s", error)
 
 
 def _duration(seconds: float) -> bytes:

@@ -33,7 +33,7 @@ _LINGER_SECONDS = 0.25
 _FIRST_KEYS_SECONDS = 1.0
 _STATUS_SECONDS = 1.0
 _SAVE_SECONDS = 5.0
-_GIVE_UP_SECONDS = 6
+_GIVE_UP_SECONDS = 3
 _KEEPALIVE_SECONDS = 75
 # a whole long answer: a client that reads slowly must not hold the model
 _WRITE_BUFFER_BYTES = 8 * 1024 * 1024

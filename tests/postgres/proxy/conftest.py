@@ -72,7 +72,7 @@ class Stack:
         file.write_text("".join(f"{key}={value}\n" for key, value in self.settings.items()))
         return file
 
-    def start_proxy(self) -> None:
+    def start_proxy(self, **environ: str) -> None:
         """Starts it as systemd does and returns after its READY=1."""
         fd = self.listener.fileno()
         arguments = [fd, self.config(), self.state, self.root / "run"]
@@ -81,7 +81,7 @@ class Stack:
                 [sys.executable, HERE / "run_proxy.py", *map(str, arguments)],
                 pass_fds=[fd],
                 stderr=log,
-                env={"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(self.root / "notify")},
+                env={"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(self.root / "notify"), **environ},
             )
         self.wait_notified("READY=1")
 

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from llmsvc import config
 from llmsvc.accounts import keys
-from llmsvc.proxy import main
+from llmsvc.proxy import exchange, main
 from llmsvc.systemd import activation
 
 # what systemd does before it starts a service
 os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+
+if "SILENCE_SECONDS" in os.environ:
+    exchange._SILENCE_SECONDS = float(os.environ["SILENCE_SECONDS"])
 
 config_env, state, instances = (Path(argument) for argument in sys.argv[2:])
 settings = config.load(config_env)

@@ -304,3 +304,29 @@ def test_body_that_does_not_arrive_is_408(make_stack: Callable[..., Any]) -> Non
         raw.settimeout(5)
         assert raw.recv(4096).startswith(b"HTTP/1.1 408 ")
     assert stack.rows("slow", 1)[0]["status_code"] == 408
+
+
+def test_silent_stream_gets_its_headers_and_empty_comments(make_stack: Callable[..., Any]) -> None:
+    stack = make_stack()
+    stack.start_backend()
+    stack.start_proxy(SILENCE_SECONDS="0.3")
+    stack.wait_served()
+    key = stack.add_key("silent")
+    with stack.http(key) as client:
+        start = time.monotonic()
+        mock = {"silent": 1.0, "tokens": 2, "delay": 0.01}
+        with client.stream("POST", CHAT, json=body(stream=True, mock=mock)) as answer:
+            assert 0.2 < time.monotonic() - start < 0.9
+            text = "".join(answer.iter_text())
+        assert text.startswith(":\n\n:\n\n")
+        assert text.count(":\n\n") <= 4
+        assert text.endswith("data: [DONE]\n\n")
+        # an error that comes after the headers can only be an event
+        late = client.post(CHAT, json=body(stream=True, mock={"status": 400}))
+        assert late.status_code == 400
+        with open_stream(stack, stack.add_key()):
+            waiting = background(lambda: post(stack, key, stream=True, mock={"status": 400}))
+            time.sleep(0.5)
+        answer = waiting.result(5)
+        assert answer.status_code == 200
+        assert answer.text.splitlines()[-2].startswith('data: {"error": {"message": "the mock was told')
