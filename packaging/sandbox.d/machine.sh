@@ -157,7 +157,7 @@ alive() {
 # of replacing this process: a killed nsenter would leave its child to the host's init, and where that never reaps, the
 # dead child keeps the machine from ending.
 in_machine() {
-    local pid child environment status signalled command=("${@:2}")
+    local pid child environment status signalled interrupted='' command=("${@:2}")
     pid=$(leader "$1") || not_running "$1"
     mapfile -t environment <"/proc/$pid/root/etc/environment"
     if [ -t 0 ] && [ -t 1 ] && [ -t 2 ]; then # a terminal of the machine's own, or its shells have no job control
@@ -170,12 +170,14 @@ in_machine() {
     child=$!
     trap 'signalled=yes; pass_on TERM $child' TERM
     trap 'signalled=yes; pass_on HUP $child' HUP
-    trap 'signalled=yes; [ -t 0 ] || pass_on INT $child' INT # a terminal has sent it to the command as well
+    trap 'signalled=yes interrupted=yes; [ -t 0 ] || pass_on INT $child' INT # a terminal has sent it to the command too
     while :; do
         signalled=
-        wait $child && status=0 || status=$?
+        { wait $child; } 2>/dev/null && status=0 || status=$?
         [ -n "$signalled" ] || break
     done
+    # nsenter, which ignores INT, cannot die of it as the command did
+    if [ -n "$interrupted" ] && [ $status = 1 ]; then status=130; fi
     trap - TERM HUP INT
     return $status
 }

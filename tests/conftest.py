@@ -1,0 +1,45 @@
+"""What all layers share: the option --long, and how many tests of each layer passed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+LAYERS = ("unit", "postgres", "engine", "machine")
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="every repetition where a test takes a sample")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether a test is to do all of its repetitions and not a sample."""
+    return bool(request.config.getoption("--long"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    counts = {layer: Counter[str]() for layer in LAYERS}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            file = config.rootpath / report.nodeid.partition("::")[0]
+            layer = file.relative_to(HERE).parts[0] if file.is_relative_to(HERE) else ""
+            if layer in counts:
+                counts[layer][outcome] += 1
+    terminalreporter.section("layers", sep="=")
+    for layer, count in counts.items():
+        if count:
+            others = "".join(f", {count[other]} {other}" for other in ("failed", "error", "skipped") if count[other])
+            terminalreporter.write_line(f"{layer:9} {count['passed']:5} passed{others}")
