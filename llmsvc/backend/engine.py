@@ -46,12 +46,12 @@ class Engine:
         :raises SettingError, ModelError: no restart can mend it
         :raises Error: a want of memory, or trouble with a GPU
         """
-        llama_cpp, server = _module("llama_cpp"), _module("llama_cpp.server.settings")
+        server = _module("llama_cpp.server.settings")
         self._settings = settings
         self._job: Job | None = None
         self.moved = time.monotonic()
         """When the model last did something, by time.monotonic()."""
-        self.version: str = llama_cpp.__version__
+        self.version: str = _module("llama_cpp").__version__
         self._log = Log()
         _check_chat_format(settings)
         _silence()
@@ -67,6 +67,15 @@ class Engine:
         except (ValueError, RuntimeError) as error:
             raise self._load_error(error) from None
         self._llama = _loaded()
+        try:
+            self._inspect()
+        except Error:
+            self.close()
+            raise
+
+    def _inspect(self) -> None:
+        """Hooks into the loaded model and learns what it is."""
+        llama_cpp, settings = _module("llama_cpp"), self._settings
         self._hook()
         self.model = Model(
             name=settings.name,

@@ -20,6 +20,9 @@ _MEMORY = re.compile(
 _GPU = re.compile(r"\b(cuda|hip|rocm|vulkan|ggml_cuda|ggml_vk|gpu)\w*\b.*(error|fail|no |not )", re.I)
 _PREFIX = re.compile(r"^(\w+: )*(error loading model: |failed to )?")
 
+_FOREVER: list[object] = []
+"""Callbacks: llama.cpp calls them also while it frees a model, at the very end of the process."""
+
 
 class Log:
     """What llama.cpp said since the last start()."""
@@ -33,9 +36,9 @@ class Log:
         self._line = ""
         self._level = 0
         self._open = False
-        # an object of ours must live as long as C may call it
-        self._callback = llama_cpp.llama_log_callback(self._receive)
-        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+        callback = llama_cpp.llama_log_callback(self._receive)
+        llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+        _FOREVER.append(callback)
 
     def start(self) -> None:
         """Begins to keep what is said."""

@@ -50,7 +50,11 @@ def _serve(name: str, log: journal.Journal) -> None:
         listener = bind(paths.instance_socket(name))
         engine = Engine(model, header, progress)
         notify.status(f"Testing {model.model.name}")
-        engine.self_test()
+        try:
+            engine.self_test()
+        except Error:
+            engine.close()
+            raise
     gc.collect()
     gc.freeze()
     adapter = Adapter(engine, max_body_bytes=common.llama_proxy_max_body_bytes)
