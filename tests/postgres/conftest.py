@@ -11,7 +11,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -111,6 +111,12 @@ def run_cluster(encoding: str) -> Iterator[Cluster]:
             yield Cluster(root, user)
         finally:
             run("pg_ctl", "-D", str(data), "-w", "-m", "immediate", "stop")
+
+
+@pytest.fixture(scope="session")
+def make_cluster() -> Callable[[str], contextlib.AbstractContextManager[Cluster]]:
+    """run_cluster(), for a test that needs a cluster of another encoding."""
+    return run_cluster
 
 
 @pytest.fixture(scope="session")

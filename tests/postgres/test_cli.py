@@ -1,0 +1,191 @@
+"""The commands for users, keys and the database, from the command line to the rows."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import pwd
+
+import pytest
+
+from llmsvc import paths
+from llmsvc.accounts import directory, keys, local
+from llmsvc.cli.main import main
+from llmsvc.database import schema
+
+
+class Cli:
+    """Runs commands in this process, against the configuration of one test."""
+
+    def __init__(self, capsys):
+        self.capsys = capsys
+
+    def __call__(self, *arguments, code=0):
+        assert main(arguments) == code
+        out, err = self.capsys.readouterr()
+        return err if code else out
+
+    def json(self, *arguments, code=0):
+        assert main([*arguments, "--json"]) == code
+        out, err = self.capsys.readouterr()
+        assert err == ""
+        return json.loads(out)
+
+
+@pytest.fixture
+def cli(empty_database, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "CONFIG_ENV", empty_database.config_env)
+    monkeypatch.setattr(paths, "PEPPER", tmp_path / "pepper")
+    monkeypatch.setattr(paths, "PROXY_USER", "nobody" if os.geteuid() == 0 else getpass.getuser())
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    paths.PEPPER.write_text(keys.generate_pepper())
+    return Cli(capsys)
+
+
+@pytest.fixture
+def ready(cli, database):
+    """The commands with a migrated database."""
+    return cli
+
+
+def audit(database):
+    with database.connect() as connection:
+        return connection.execute("SELECT verb, object FROM llama_audit ORDER BY id").fetchall()
+
+
+def usable(database):
+    with database.connect() as connection:
+        return {record.username: record for record in directory.load(connection)}
+
+
+def test_user_add_prints_all_that_a_client_needs_and_the_key_works(ready, database):
+    text = ready("user", "add", "alice", "--rate-limit", "5")
+    (key,) = {word for word in text.split() if keys.well_formed(word)}
+    assert "base URL  http://127.0.0.1:8001/v1\n" in text
+    assert "model     current\n" in text
+    assert f"Authorization: Bearer {key}" in text
+    record = usable(database)["alice"]
+    assert record.digest == keys.digest(keys.read_pepper(paths.PEPPER), key)
+    assert record.rate_limit == 5
+
+
+def test_quiet_prints_the_key_alone(ready):
+    for text in (ready("user", "add", "alice", "-q"), ready("key", "add", "alice", "-q")):
+        assert keys.well_formed(text.removesuffix("\n"))
+
+
+def test_json_of_user_add_has_everything(ready):
+    data = ready.json("user", "add", "alice", "--role", "admin")
+    assert data["user"]["name"] == "alice"
+    assert data["user"]["role"] == "admin"
+    assert data["key"]["prefix"] == keys.display_prefix(data["api_key"])
+    assert data["base_url"] == "http://127.0.0.1:8001/v1"
+    assert data["model"] == "current"
+    assert data["api_key"] in data["curl"]
+
+
+def test_a_user_from_add_to_remove(ready, database):
+    ready("user", "add", "alice")
+    ready("user", "add", "bob", "--role", "admin")
+    lines = ready("user", "list").splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["alice", "user", "active"],
+        ["bob", "admin", "active"],
+    ]
+    assert ready("user", "disable", "alice") == "user alice is disabled\n"
+    assert set(usable(database)) == {"bob"}
+    assert ready.json("user", "show", "alice")["state"] == "disabled"
+    assert ready("user", "enable", "alice") == "user alice is enabled\n"
+    assert set(usable(database)) == {"alice", "bob"}
+    ready("key", "add", "alice", "--name", "laptop")
+    assert "laptop" in ready("user", "show", "alice")
+    assert ready("user", "remove", "alice") == "user alice is removed, 2 key(s) revoked\n"
+    assert [user["name"] for user in ready.json("user", "list")] == ["bob"]
+    assert "never used again" in ready("user", "add", "alice", code=5)
+    assert audit(database) == [
+        ("user add", "alice"),
+        ("user add", "bob"),
+        ("user disable", "alice"),
+        ("user enable", "alice"),
+        ("key add", "alice/laptop"),
+        ("user remove", "alice"),
+    ]
+
+
+def test_keys_are_listed_and_revoked(ready, database):
+    ready("user", "add", "alice")
+    new = ready.json("key", "add", "alice", "--name", "laptop")
+    ready("user", "add", "bob")
+    assert [key["name"] for key in ready.json("key", "list", "alice")] == ["key-1", "laptop"]
+    assert len(ready("key", "list").splitlines()) == 4
+    assert "alice/laptop" in ready("key", "revoke", str(new["key"]["id"]))
+    assert "laptop" not in ready("key", "list", "alice")
+    assert audit(database)[-1] == ("key revoke", f"alice/laptop ({new['key']['prefix']})")
+
+
+def test_a_command_that_fails_changes_nothing(ready, database):
+    ready("user", "add", "alice")
+    before = audit(database)
+    assert ready("user", "add", "alice", code=5).startswith("llmsvc: user alice exists already\nhint: ")
+    paths.PEPPER.unlink()
+    assert "the pepper is missing" in ready("user", "add", "bob", code=78)
+    assert ready.json("user", "show", "bob", code=3)["error"]["type"] == "NotFoundError"
+    assert ready.json("user", "disable", "bob", code=3)["error"]["message"] == "there is no user bob"
+    assert audit(database) == before
+    assert list(usable(database)) == ["alice"]
+
+
+def test_another_pepper_is_refused(ready, database):
+    ready("user", "add", "alice")
+    paths.PEPPER.write_text(keys.generate_pepper())
+    assert "not the pepper" in ready("key", "add", "alice", code=78)
+
+
+def test_no_secret_is_in_the_database(ready, database, tmp_path):
+    secrets = [ready("user", "add", "alice", "-q").strip(), ready("key", "add", "alice", "-q").strip()]
+    with database.connect() as connection:
+        local.ensure(connection, keys.read_pepper(paths.PEPPER), tmp_path / "local-key")
+    secrets += [(tmp_path / "local-key").read_text().strip(), paths.PEPPER.read_text().strip()]
+    dump = database.cluster.run("pg_dump", "--inserts", database.name)
+    assert keys.display_prefix(secrets[0]) in dump
+    for secret in secrets:
+        assert secret not in dump
+        assert secret[20:-6] not in dump
+        assert secret.encode().hex() not in dump
+
+
+def test_before_migrate_a_command_says_what_to_run(cli):
+    assert cli("user", "list", code=6).endswith("hint: run 'sudo llmsvc db migrate'\n")
+    assert cli.json("db", "migrate") == {"migrations": list(schema.known())}
+    assert cli("db", "migrate") == "nothing to do\n"
+    assert cli("user", "list") == "no users; see 'llmsvc user add --help'\n"
+
+
+def test_a_bad_setting_is_named_with_its_line(cli):
+    with paths.CONFIG_ENV.open("a") as file:
+        file.write("LLAMA_PROXY_PORT=http\n")
+    assert f"{paths.CONFIG_ENV}:4: LLAMA_PROXY_PORT: " in cli("user", "list", code=78)
+
+
+def test_an_unreachable_database_is_two_lines(cli, tmp_path):
+    paths.CONFIG_ENV.write_text(f"POSTGRES_AUTH_HOST={tmp_path}\n")
+    message, hint = cli("user", "list", code=6).splitlines()
+    assert message.startswith("llmsvc: PostgreSQL does not answer")
+    assert hint.startswith("hint: see 'systemctl status postgresql'")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become nobody")
+def test_a_normal_user_gets_a_hint_and_no_traceback(ready):
+    nobody = pwd.getpwnam("nobody").pw_uid
+    paths.PROXY_USER = "root"  # undone by the fixture
+    paths.CONFIG_ENV.parent.chmod(0o755)
+    for parent in list(paths.CONFIG_ENV.parents)[:-2]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    for arguments in (["user", "list"], ["user", "add", "eve"], ["db", "init"], ["db", "migrate"]):
+        os.seteuid(nobody)
+        try:
+            text = ready(*arguments, code=4)
+        finally:
+            os.seteuid(0)
+        assert text.splitlines()[1:] == ["hint: run it again with sudo"]
