@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmsvc.cli import session
+from llmsvc.cli import session, switching
 from llmsvc.cli.output import Result, Table
 from llmsvc.process import require_root
 
@@ -227,19 +226,10 @@ def _add(args: argparse.Namespace) -> Result:
 
 def _use(args: argparse.Namespace) -> Result:
     require_root("switching the default model")
-    from llmsvc.errors import ModelError
     from llmsvc.library import store
     from llmsvc.systemd import manager
 
-    model = store.model(args.name)
-    if model.problem:
-        raise ModelError(model.problem, hint="the model that runs was not touched")
-    try:
-        manager.switch(args.name)
-    except manager.StartError as error:
-        for line in error.lines:
-            print(line, file=sys.stderr)
-        raise
+    switching.act(manager.switch, args.name)
     # Only now: a model that never got ready must not be what the next boot, or a rollback, starts.
     changed = store.set_default(args.name)
     if changed:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from llmsvc.cli import switching
 from llmsvc.cli.output import Result
 from llmsvc.errors import Error, NotFoundError
 
@@ -54,7 +53,7 @@ def _start(arguments: argparse.Namespace) -> Result:
     name = arguments.model or default
     if not name:
         raise NotFoundError("no model is the default", hint="llmsvc model list; llmsvc model use NAME")
-    _print_failure(manager.switch, name)
+    switching.act(manager.switch, name)
     text = f"{name} is ready."
     if name != default:
         text += f" It runs until the next boot; 'llmsvc model use {name}' keeps it."
@@ -78,7 +77,7 @@ def _restart(arguments: argparse.Namespace) -> Result:
     name = arguments.model or manager.active_model() or store.default_model()
     if not name:
         raise NotFoundError("no model runs, and none is the default", hint="llmsvc model list")
-    _print_failure(manager.restart, name)
+    switching.act(manager.restart, name)
     return Result({"model": name, "state": "active"}, f"{name} is ready.")
 
 
@@ -127,13 +126,3 @@ def _line(kind: str, name: str, state: State) -> str:
     if state.text:
         parts.append(state.text)
     return "  ".join(parts)
-
-
-def _print_failure(act: Callable[[str], None], name: str) -> None:
-    from llmsvc.systemd.manager import StartError
-
-    try:
-        act(name)
-    except StartError as error:
-        print(*(f"  {line}" for line in error.lines), sep="\n", file=sys.stderr)
-        raise
