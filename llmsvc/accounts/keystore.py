@@ -106,6 +106,8 @@ def revoke(connection: Connection, which: str) -> Key:
 def find(connection: Connection, which: str) -> Key:
     """The key that `which` names, one in use rather than a revoked one; see revoke()."""
     username, slash, name = which.partition("/")
+    if not which.isprintable():
+        raise UsageError(f"{which[:80]!r} does not name a key", hint="see 'llmsvc key list'")
     if which.isascii() and which.isdecimal():
         shown, found = which, _select(connection, "k.id = %s::numeric", which)
     elif which.startswith(keys.PREFIX):

@@ -70,6 +70,8 @@ def get(connection: Connection, username: str) -> User:
 
     :raises NotFoundError: there is none, or it is removed
     """
+    if not _NAME.match(username):
+        raise NotFoundError(f"there is no user {username[:80]!r}", hint="see 'llmsvc user list'")
     with connection.cursor(row_factory=class_row(User)) as cursor:
         user = cursor.execute(
             _SELECT + " WHERE u.username = %s AND NOT u.hidden GROUP BY u.id", [username]

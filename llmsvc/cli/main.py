@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -97,6 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code; see errors.py for what the codes mean."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     as_json = "--json" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale may lack what a name or a message holds
     try:
         code = _run(arguments)
         # here rather than at exit, where a closed pipe would be told as an ignored exception

@@ -69,8 +69,8 @@ def show_error(error: Error, *, as_json: bool) -> None:
 
 
 def json_text(data: object) -> str:
-    """JSON of a result's data; datetimes as ISO 8601 with their offset."""
-    return json.dumps(data, indent=2, ensure_ascii=False, default=_plain)
+    """JSON of a result's data, in ASCII for any locale; datetimes as ISO 8601 with their offset."""
+    return json.dumps(data, indent=2, default=_plain)
 
 
 def table_text(table: Table, *, bold: bool = False) -> str:

@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add.add_argument(
         "--rate-limit",
-        type=_positive,
+        type=_rate_limit,
         metavar="N",
         help="requests per window (default: LLAMA_PROXY_RATE_LIMIT of config.env)",
     )
@@ -70,11 +70,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         one.set_defaults(command=command)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+def _rate_limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to 1000000, not {text[:20]!r}")
+    return int(text)
 
 
 def _add(args: argparse.Namespace) -> Result:

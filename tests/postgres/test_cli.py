@@ -155,6 +155,21 @@ def test_no_secret_is_in_the_database(ready, database, tmp_path):
         assert secret.encode().hex() not in dump
 
 
+@pytest.mark.parametrize(
+    "arguments", [["user", "show", "\udcff"], ["user", "show", "a'--"], ["key", "list", "Eve"]]
+)
+def test_a_name_that_cannot_be_is_not_found(ready, arguments):
+    assert ready(*arguments, code=3).startswith("llmsvc: there is no user ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["key", "revoke", "\udcff"], ["user", "add", "x", "--rate-limit", "9" * 12], ["user", "add", "\udcff"]],
+)
+def test_a_value_that_cannot_be_is_a_usage_error(ready, arguments):
+    assert ready(*arguments, code=2).startswith("llmsvc: ")
+
+
 def test_before_migrate_a_command_says_what_to_run(cli):
     assert cli("user", "list", code=6).endswith("hint: run 'sudo llmsvc db migrate'\n")
     assert cli.json("db", "migrate") == {"migrations": list(schema.known())}

@@ -158,6 +158,17 @@ def test_a_reader_that_leaves_is_no_error():
     assert process.returncode == 141
 
 
+def test_a_locale_without_the_letter_is_no_error():
+    code = "from llmsvc.cli import main; raise SystemExit(main.main(['--ü…']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"llmsvc: unrecognized arguments: --??" in done.stderr
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
