@@ -19,6 +19,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(paths, "DEFAULT_MODEL", etc / "default-model")
     monkeypatch.setattr(paths, "CREDENTIALS", etc / "credentials")
     monkeypatch.setattr(paths, "RUN_INSTANCES", tmp_path / "run")
+    monkeypatch.setattr(paths, "GOOD_MODELS", tmp_path / "good-models")
     (etc / "config.env").write_text(f"LLAMA_MODELS_DIR={tmp_path / 'models'}\n")
     return tmp_path
 

@@ -1,0 +1,161 @@
+"""`llmsvc model`, from the command line to what lies on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmsvc.cli import main, model
+from llmsvc.library import store
+from llmsvc.systemd import manager
+from tests.unit.library.ggufs import gguf
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(host: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main.main(["model", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "require_root", lambda what: None)
+
+
+@pytest.fixture
+def systemd(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What systemd was asked, and a model named `dud` that does not start."""
+    asked: list[str] = []
+
+    def switch(name: str) -> None:
+        asked.append(f"start {name}")
+        if name == "dud":
+            raise manager.StartError(name, "it is a dud", ["loading", "it is a dud"])
+
+    monkeypatch.setattr(manager, "switch", switch)
+    monkeypatch.setattr(manager, "daemon_reload", lambda: asked.append("daemon-reload"))
+    monkeypatch.setattr(model, "_daemon_reload", manager.daemon_reload)
+    return asked
+
+
+@pytest.mark.usefixtures("root")
+def test_add_tells_where_things_are_and_reloads(
+    run: Run, systemd: list[str], models: Path, model_file: Path
+) -> None:
+    code, out, _ = run("add", model_file, "--name", "m")
+    assert code == 0
+    assert f"model m is installed: {models / 'm.gguf'}" in out
+    assert "hard link" in out
+    assert "sudo llmsvc model use m" in out
+    assert systemd == ["daemon-reload"]
+    assert "is installed already" in run("add", model_file, "--name", "m")[1]
+
+
+@pytest.mark.usefixtures("root", "systemd")
+def test_every_command_has_json(run: Run, models: Path, model_file: Path) -> None:
+    added = json.loads(run("add", model_file, "--name", "m", "--copy", "--json")[1])
+    assert (added["name"], added["changed"], added["linked"]) == ("m", True, False)
+    listed = json.loads(run("list", "--json")[1])
+    assert listed == [
+        {
+            "name": "m",
+            "file": str(models / "m.gguf"),
+            "size": len(gguf()),
+            "architecture": "llama",
+            "quantization": "Q4_K_M",
+            "parameters": 1280,
+            "context": 2048,
+            "context_trained": 2048,
+            "default": False,
+            "active": False,
+            "problem": None,
+        }
+    ]
+    shown = json.loads(run("show", "m", "--json")[1])
+    assert shown["settings"]["N_CTX"]["value"] == 2048
+    assert shown["settings"]["N_CTX"]["source"].endswith("models.d/m.env:13")
+    assert shown["origin"] == f"file:{model_file}"
+    assert json.loads(run("use", "m", "--json")[1])["default"] is True
+    names = [entry["name"] for entry in json.loads(run("catalog", "--json")[1])]
+    assert "smollm2" in names
+    run("add", model_file, "--name", "n", "--json")
+    run("use", "n")
+    removed = json.loads(run("remove", "m", "--json")[1])
+    assert removed == {"name": "m", "files": [str(models / "m.gguf")], "freed": len(gguf())}
+
+
+@pytest.mark.usefixtures("root", "systemd")
+def test_people_get_tables(run: Run, model_file: Path) -> None:
+    assert "sudo llmsvc model add smollm2" in run("list")[1]
+    run("add", model_file, "--name", "m")
+    header, row = run("list")[1].splitlines()
+    assert header.split() == ["NAME", "FILE", "SIZE", "QUANTIZATION", "CONTEXT", "DEFAULT", "ACTIVE"]
+    assert row.split() == ["m", "m.gguf", "3", "kB", "Q4_K_M", "2048", "no", "no"]
+    store.env_file("bad").write_text("MODEL=/gone.gguf\n")
+    assert "/gone.gguf: cannot be read" in run("list")[1]
+    assert "chat template  yes" in run("show", "m")[1]
+    assert "/gone.gguf: cannot be read" in run("show", "bad")[1]
+    assert "SmolLM2 135M Instruct" in run("catalog")[1]
+
+
+@pytest.mark.usefixtures("root")
+def test_use_switches_and_only_then_makes_it_the_default(
+    run: Run, systemd: list[str], model_file: Path
+) -> None:
+    for name in ("m", "dud"):
+        run("add", model_file, "--name", name)
+    systemd.clear()
+    assert run("use", "m")[0] == 0
+    assert systemd == ["start m", "daemon-reload"]
+    assert store.default_model() == "m"
+    code, _, err = run("use", "dud")
+    assert code == 1
+    assert err.splitlines()[:3] == ["  loading", "  it is a dud", "llmsvc: dud did not start: it is a dud"]
+    assert store.default_model() == "m"
+
+
+@pytest.mark.usefixtures("root")
+def test_use_of_a_broken_model_touches_nothing(run: Run, systemd: list[str], model_file: Path) -> None:
+    run("add", model_file, "--name", "m", "--copy")
+    systemd.clear()
+    os.truncate(store.model("m").file or "", 2000)
+    code, _, err = run("use", "m")
+    assert code == 78
+    assert "is truncated" in err
+    assert "hint: the model that runs was not touched" in err
+    assert systemd == []
+    assert store.default_model() is None
+
+
+@pytest.mark.parametrize("arguments", [("use", "m"), ("remove", "m"), ("show", "m")])
+@pytest.mark.usefixtures("root", "systemd")
+def test_an_unknown_model_is_exit_3(run: Run, arguments: tuple[str, ...]) -> None:
+    code, _, err = run(*arguments)
+    assert code == 3
+    assert err.startswith("llmsvc: no model 'm'\nhint: ")
+
+
+@pytest.mark.parametrize("arguments", [("add", "smollm2"), ("use", "m"), ("remove", "m")])
+def test_a_normal_user_is_told_to_use_sudo(
+    run: Run, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    code, _, err = run(*arguments)
+    assert code == 4
+    assert "hint: run it again with sudo" in err
+
+
+def test_a_normal_user_may_look(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert run("list")[0] == run("catalog")[0] == 0
+    assert run("add", "x", "--copy", "--link")[0] == 2
