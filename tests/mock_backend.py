@@ -2,9 +2,10 @@
 
     python tests/mock_backend.py INSTANCES NAME [--tokens 8] [--delay 0.0] [--slots 1]
 
-listens on INSTANCES/NAME/http.sock and creates INSTANCES/NAME/ready. A request steers it by an object `mock`
-in its body: `tokens`, `delay` (seconds before each token), `die` (exit after so many tokens, -1: before any
-byte), `status` (answer with that error), `silent` (seconds before the first byte). GET /mock tells all.
+listens on INSTANCES/NAME/http.sock and creates INSTANCES/NAME/ready. GET /mock tells what it saw. A request
+steers it by an object `mock` in its body: `tokens`, `delay` (seconds before each token), `silent` (seconds
+before the first byte), `status` (answer with that error), `die` (exit after so many tokens, -1: before any
+byte), `cut` (end a stream after so many tokens as if it were whole).
 """
 
 from __future__ import annotations
@@ -128,6 +129,9 @@ class Mock:
         for number in range(count):
             if delay:
                 await asyncio.sleep(delay)
+            if steer.get("cut") == number:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
             if steer.get("die") == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             usage["completion_tokens"] += 1

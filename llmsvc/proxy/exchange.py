@@ -174,10 +174,9 @@ class Exchange:
                 return
             except LOST:
                 services.upstream.lost(backend)
-                got_some = self._response is not None
-                self._leave_backend()
-                if got_some:
+                if self._response is not None:
                     raise upstream_lost() from None
+                self._leave_backend()
         raise upstream_lost()
 
     async def _forward(self, backend: Backend) -> None:

@@ -186,6 +186,14 @@ def test_error_of_the_backend_passes_through(stack: Any) -> None:
     assert [(r["state"], r["status_code"]) for r in rows] == [("rejected_request", 400), ("error", 500)]
 
 
+def test_stream_that_just_ends_is_an_error_not_a_short_answer(stack: Any) -> None:
+    client = stack.client(stack.add_key("cut"))
+    with pytest.raises(openai.APIError, match="stopped before"):
+        list(client.chat.completions.create(**body(stream=True), extra_body={"mock": {"cut": 3}}))
+    [row] = stack.rows("cut", 1)
+    assert (row["state"], row["status_code"], row["completion_tokens"]) == ("error", 502, 3)
+
+
 def test_health_and_ready_need_no_key_and_tell_little(stack: Any) -> None:
     assert httpx.get(f"{stack.url}/health", trust_env=False).json() == {"status": "ok"}
     ready = httpx.get(f"{stack.url}/ready", trust_env=False)
