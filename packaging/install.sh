@@ -106,7 +106,7 @@ pinned() { sed -n 's/^\([A-Za-z0-9][^\\]*\).*/\1/p' "$root/packaging/requirement
 
 # A release is named by what it is made of, so that an unchanged one is not made again.
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/llmsvc/__init__.py")
-content=$({ cat "$from/COMPLETE" && cd "$root" && find llmsvc installer units templates models pyproject.toml -type f \
+content=$({ cat "$from/COMPLETE" && cd "$root" && find llmsvc installer units templates models pyproject.toml README.md -type f \
     ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-8)
 release=/opt/llmsvc/releases/$version-$content
 if [ ! -e "$release/COMPLETE" ]; then

@@ -169,7 +169,8 @@ def _act(verb: str, name: str) -> None:
     except Error as error:
         lines = [entry["MESSAGE"] for entry in journal(unit(name), begin, 6)]
         errors = [entry["MESSAGE"] for entry in journal(unit(name), begin, 3)]
-        raise StartError(name, (errors or lines or [error.message])[-1], lines[-10:]) from None
+        reason = (errors or lines or [error.message])[-1].removeprefix(f"{name}: ")
+        raise StartError(name, reason, lines[-10:]) from None
 
 
 def journal(unit_name: str, since: float, priority: int) -> Iterator[dict[str, str]]:

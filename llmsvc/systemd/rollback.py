@@ -1,4 +1,4 @@
-"""Goes back to the last good model after one failed to start; the work of llama-server-rollback@NAME.service."""
+"""Goes back to the last good model after one failed to start: the work of llama-server-rollback@.service."""
 
 from __future__ import annotations
 

@@ -1,0 +1,153 @@
+"""units/llmsvc-generator: exclusion in one direction, the default model last, address and stop time-outs."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from llmsvc import paths
+
+
+class Host:
+    """An /etc/llmsvc and /run/llama-server of the test's own."""
+
+    def __init__(self, root: Path) -> None:
+        self.etc, self.run, self.out = root / "etc", root / "run", root / "out"
+        for directory in (self.etc / "models.d", self.run, self.out):
+            directory.mkdir(parents=True)
+
+    def model(self, name: str, text: str = "MODEL=m.gguf\n") -> None:
+        (self.etc / "models.d" / f"{name}.env").write_text(text)
+
+    def default(self, name: str) -> None:
+        (self.etc / "default-model").symlink_to(f"models.d/{name}.env")
+
+    def generate(self) -> None:
+        subprocess.run(
+            ["/bin/sh", paths.data("units", "llmsvc-generator"), self.out],
+            check=True,
+            env={"LLMSVC_ETC": str(self.etc), "LLMSVC_RUN": str(self.run), "PATH": os.environ["PATH"]},
+        )
+
+    def exclusion(self) -> dict[str, tuple[list[str], list[str]]]:
+        """By model: what it conflicts with, and what it comes after."""
+        found = {}
+        for file in self.out.glob("llama-server@?*.service.d/50-llmsvc-exclusive.conf"):
+            values: dict[str, list[str]] = {"Conflicts": [], "After": []}
+            for line in file.read_text().splitlines():
+                key, _, value = line.partition("=")
+                if key in values:
+                    values[key] = [name(unit) for unit in value.split()]
+            found[name(file.parent.name.removesuffix(".d"))] = (values["Conflicts"], values["After"])
+        return found
+
+    def setting(self, unit: str, drop_in: str) -> list[str]:
+        return (self.out / f"{unit}.d" / drop_in).read_text().splitlines()[1:]
+
+
+def name(unit: str) -> str:
+    return unit.removeprefix("llama-server@").removesuffix(".service")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_each_model_names_exactly_those_before_it_and_the_default_all(host: Host) -> None:
+    for model in ("beta", "alpha", "gamma"):
+        host.model(model)
+    host.default("alpha")
+    host.generate()
+    assert host.exclusion() == {
+        "beta": ([], []),
+        "gamma": (["beta"], ["beta"]),
+        "alpha": (["beta", "gamma"], ["beta", "gamma"]),
+    }
+
+
+def test_every_pair_is_exclusive_in_one_direction_only(host: Host) -> None:
+    models = [f"m{i}" for i in range(12)]
+    for model in models:
+        host.model(model)
+    host.default("m5")
+    host.generate()
+    exclusion = host.exclusion()
+    for a in models:
+        for b in models:
+            if a != b:
+                assert (b in exclusion[a][0]) != (a in exclusion[b][0])
+        assert exclusion[a][0] == exclusion[a][1]
+
+
+def test_the_default_model_starts_at_boot(host: Host) -> None:
+    host.model("alpha")
+    host.default("alpha")
+    host.generate()
+    link = host.out / "multi-user.target.wants/llama-server@alpha.service"
+    assert os.readlink(link) == "/etc/systemd/system/llama-server@.service"
+
+
+def test_a_default_that_is_gone_starts_nothing(host: Host) -> None:
+    host.model("alpha")
+    host.default("gone")
+    host.generate()
+    assert not (host.out / "multi-user.target.wants").exists()
+
+
+def test_an_instance_that_runs_without_its_file_stays_exclusive(host: Host) -> None:
+    host.model("alpha")
+    (host.run / "orphan").mkdir()
+    host.generate()
+    assert host.exclusion()["orphan"] == (["alpha"], ["alpha"])
+
+
+@pytest.mark.parametrize("bad", ["Upper", "-x", ".x", "a b", "a;b", "current", "ä"])
+def test_a_file_that_cannot_be_an_instance_is_skipped(host: Host, bad: str) -> None:
+    host.model("good")
+    host.model(bad)
+    host.generate()
+    assert set(host.exclusion()) == {"good"}
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", "127.0.0.1:8001"),
+        ("LLAMA_PROXY_HOST=0.0.0.0\nLLAMA_PROXY_PORT=80\n", "0.0.0.0:80"),
+        ('LLAMA_PROXY_HOST="::1"\n', "[::1]:8001"),
+        ("LLAMA_PROXY_HOST=[::]\n", "[::]:8001"),
+        ("  LLAMA_PROXY_PORT = 1\nLLAMA_PROXY_PORT_X=2\n", "127.0.0.1:1"),
+        ("#LLAMA_PROXY_PORT=1\nLLAMA_PROXY_PORT=2\nLLAMA_PROXY_PORT='3'  \n", "127.0.0.1:3"),
+        ("LLAMA_PROXY_PORT=80\\nExecStart=/bin/evil\n", "127.0.0.1:8001"),
+        ("LLAMA_PROXY_HOST=$(reboot)\nLLAMA_PROXY_PORT=8001", "127.0.0.1:8001"),
+    ],
+)
+def test_the_socket_listens_where_config_env_says(host: Host, text: str, address: str) -> None:
+    (host.etc / "config.env").write_text(text)
+    host.generate()
+    lines = host.setting("auth-proxy.socket", "50-llmsvc-listen.conf")
+    assert lines == ["[Socket]", "ListenStream=", f"ListenStream={address}"]
+
+
+def test_stop_time_outs_follow_the_drain_time(host: Host) -> None:
+    (host.etc / "config.env").write_text("LLAMA_PROXY_DRAIN_SECONDS=100\n")
+    host.generate()
+    for unit in ("auth-proxy.service", "llama-server@.service"):
+        assert host.setting(unit, "50-llmsvc-stop.conf") == ["[Service]", "TimeoutStopSec=110"]
+
+
+def test_a_model_waits_for_the_file_system_that_holds_it(host: Host) -> None:
+    (host.etc / "config.env").write_text("LLAMA_MODELS_DIR=/data/models\n")
+    host.model("absolute", "# x\nMODEL=/mnt/big/a.gguf\n")
+    host.model("relative", "MODEL='b.gguf'\n")
+    host.generate()
+    for model, path in (("absolute", "/mnt/big/a.gguf"), ("relative", "/data/models/b.gguf")):
+        lines = host.setting(f"llama-server@{model}.service", "50-llmsvc-mount.conf")
+        assert lines == ["[Unit]", f"RequiresMountsFor={path}"]
+
+
+def test_no_file_at_all_is_no_error(host: Host) -> None:
+    host.generate()
+    assert host.exclusion() == {}
