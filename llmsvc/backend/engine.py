@@ -64,6 +64,8 @@ class Engine:
                 )
         except MemoryError:
             raise Error("not enough memory for the context; a smaller N_CTX needs less") from None
+        except _module("jinja2").TemplateError as error:
+            raise ModelError(f"its chat template is broken: {_brief(error)}", file=settings.model) from None
         except (ValueError, RuntimeError) as error:
             raise self._load_error(error) from None
         self._llama = _loaded()
@@ -108,7 +110,7 @@ class Engine:
                 hello = [{"role": "user", "content": "Hello"}]
                 self._llama.create_chat_completion(messages=hello, max_tokens=1, temperature=0.0, seed=0)
         except Exception as error:  # a template can raise whatever it likes
-            text = " ".join(str(error).split())[:200] or type(error).__name__
+            text = _brief(error)
             if job.rendered or self.model.embedding:
                 raise Error(f"the model loads but fails to answer: {self._log.gpu() or text}") from None
             if self._settings["CHAT_FORMAT"]:
@@ -172,7 +174,7 @@ class Engine:
             return Error(f"not enough memory: {memory}")
         if gpu := self._log.gpu():
             return Error(f"the GPU fails: {gpu}")
-        reason = self._log.reason() or " ".join(str(error).split())[:200]
+        reason = self._log.reason() or _brief(error)
         if "llama_context" in str(error):
             return SettingError(f"llama.cpp refuses these settings: {reason}", file=self._settings.file)
         if "LoRA" in str(error):
@@ -271,8 +273,13 @@ class Engine:
 
 
 def _module(name: str) -> Any:
-    """A module of llama_cpp, imported only when the environment is clean."""
+    """A module, imported only when the environment is clean."""
     return importlib.import_module(name)
+
+
+def _brief(error: Exception) -> str:
+    """One short line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _engine_settings(settings: ModelSettings, header: Header) -> dict[str, Any]:

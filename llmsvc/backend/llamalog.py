@@ -10,7 +10,7 @@ import ctypes
 import importlib
 import re
 
-_LEVEL_INFO, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONT = 1, 2, 3, 5  # enum ggml_log_level
+_LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONT = 3, 4, 5  # enum ggml_log_level, ggml.h
 _DEVICE = re.compile(r"using device (\w+) \((.*?)\)")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _MEMORY = re.compile(

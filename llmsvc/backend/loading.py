@@ -26,14 +26,15 @@ class Progress:
     def __init__(self, what: str) -> None:
         self._what = what
         self._percent = -1
+        self._told = 0.0
         self.moves = 0
         notify.status(f"Loading {what}")
 
     def __call__(self, fraction: float) -> None:
         self.moves += 1
-        percent = int(fraction * 100)
-        if percent != self._percent:
-            self._percent = percent
+        percent, now = int(fraction * 100), time.monotonic()
+        if percent != self._percent and now - self._told > 0.1:
+            self._percent, self._told = percent, now
             notify.status(f"Loading {self._what}: {percent} %")
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,9 @@ class Backend:
         self.messages: list[str] = []
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(root / "notify"))
+        self._told = threading.Condition()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         self._output = root / "output"
         environ = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(root / "notify"), **(env or {})}
         with self._output.open("wb") as output:
@@ -51,17 +55,15 @@ class Backend:
     def wait_for(self, what: str, seconds: float = 60) -> None:
         """Until systemd was told `what`, or the process ended."""
         deadline = time.monotonic() + seconds
-        while not any(what in message for message in self.messages):
-            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.output}"
-            assert time.monotonic() < deadline, f"no {what}: {self.messages} {self.output}"
-            self._receive(0.2)
+        with self._told:
+            while not any(what in message for message in self.messages):
+                assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.output}"
+                assert time.monotonic() < deadline, f"no {what}: {self.messages} {self.output}"
+                self._told.wait(0.1)
 
     def finish(self, seconds: float = 60) -> int:
         """Until the process ends; its exit status."""
-        status = self.process.wait(seconds)
-        while self._receive(0):
-            pass
-        return status
+        return self.process.wait(seconds)
 
     def stop(self) -> float:
         """SIGTERM; how long it took to end with status 0, in seconds."""
@@ -72,21 +74,19 @@ class Backend:
 
     def close(self) -> None:
         self.client.close()
-        self._notify.close()
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self._notify.shutdown(socket.SHUT_RD)
+        self._listener.join()
+        self._notify.close()
 
-    def _receive(self, seconds: float) -> bool:
-        self._notify.settimeout(seconds or None)
-        self._notify.setblocking(bool(seconds))
-        if seconds:
-            self._notify.settimeout(seconds)
-        try:
-            self.messages.append(self._notify.recv(4096).decode())
-        except (TimeoutError, BlockingIOError):
-            return False
-        return True
+    def _listen(self) -> None:
+        # the queue of a datagram socket is short, and a sender waits for room in it
+        while message := self._notify.recv(4096):
+            with self._told:
+                self.messages.append(message.decode())
+                self._told.notify_all()
 
     @staticmethod
     def events(response: httpx.Response) -> list[dict]:

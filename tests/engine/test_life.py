@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 
-import httpx
 import pytest
 
 SMOLLM2 = "MODEL={models}/smollm2.gguf\nN_THREADS=1\n"
@@ -21,7 +20,7 @@ def test_ready_is_told_after_load_progress_and_a_self_test(start):
     backend.wait_for("READY=1")
     told = [line for message in backend.messages for line in message.split("\n")]
     assert told[0] == "STATUS=Loading smollm2.gguf"
-    assert "STATUS=Loading smollm2.gguf: 100 %" in told
+    assert any(line.startswith("STATUS=Loading smollm2.gguf: ") for line in told)
     assert told.index("STATUS=Testing smollm2.gguf") < told.index("READY=1")
     assert told[-1] == "STATUS=Serving m (smollm2.gguf, 4096 tokens, cpu)"
     assert backend.output == ""
@@ -67,11 +66,12 @@ def test_sigterm_lets_a_stream_finish(start):
         chunks = response.iter_bytes()
         first = next(chunks)
         backend.process.terminate()
+        backend.wait_for("STOPPING=1")
+        with socket.socket(socket.AF_UNIX) as late, pytest.raises(ConnectionRefusedError):
+            late.connect(str(backend.socket))
         text = b"".join([first, *chunks]).decode()
     assert text.endswith("data: [DONE]\n\n")
     assert backend.finish() == 0
-    with pytest.raises(httpx.ConnectError):
-        backend.client.get("/health")
 
 
 def test_what_outlasts_the_drain_ends_with_an_error_event(start):
@@ -140,7 +140,7 @@ def missing(models, root):
 
 def directory(models, root):
     (root / "x.gguf").mkdir()
-    return "is not a regular file"
+    return "Is a directory"
 
 
 def unknown_architecture(models, root):
@@ -150,18 +150,25 @@ def unknown_architecture(models, root):
     return "unknown model architecture"
 
 
-def broken_template(models, root):
+def spoiled_template(models, root, loop):
     data = (models / "smollm2.gguf").read_bytes()
-    assert data.count(b"{% for message in messages %}") == 1
-    (root / "x.gguf").write_bytes(
-        data.replace(b"{% for message in messages %}", b"{% for message in nothings.a %")
-    )
-    return "template"
+    assert data.count(b"{% for message in messages %}") == 1 and len(loop) == 29
+    (root / "x.gguf").write_bytes(data.replace(b"{% for message in messages %}", loop))
+
+
+def failing_template(models, root):
+    spoiled_template(models, root, b"{% for message in nothing()%}")
+    return "its chat template fails: 'nothing' is undefined"
+
+
+def broken_template(models, root):
+    spoiled_template(models, root, b"{% for message in [0]|nope %}")
+    return "its chat template is broken: No filter named 'nope'"
 
 
 @pytest.mark.parametrize(
     "spoil",
-    [truncated, text, missing, directory, unknown_architecture, broken_template],
+    [truncated, text, missing, directory, unknown_architecture, failing_template, broken_template],
     ids=lambda f: f.__name__,
 )
 def test_a_model_that_cannot_be_mended_ends_with_78_and_one_line(start, models, tmp_path, spoil):
@@ -182,7 +189,7 @@ def test_a_model_that_cannot_be_mended_ends_with_78_and_one_line(start, models, 
         ("MODEL={models}/smollm2.gguf\n\nCHAT_FORMAT=chatlm\n", "m.env:3: CHAT_FORMAT: must be one of"),
         ("MODEL={models}/smollm2.gguf\nCHAT_FORMAT=chat_template.x\n", "CHAT_FORMAT: the GGUF has no"),
         ("MODEL={models}/smollm2.gguf\nCACHE=1\n", "m.env:2: CACHE: is not allowed"),
-        ("MODEL={models}/smollm2.gguf\nKV_OVERRIDES=llama.context_length=str:x\n", "llama.cpp"),
+        ("MODEL={models}/smollm2.gguf\nTYPE_V=q8_0\n", "m.env:2: TYPE_V: a quantized value cache needs"),
         ("N_CTX=1\n", "MODEL: must name a GGUF file"),
     ],
 )  # fmt: skip

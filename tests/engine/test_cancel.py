@@ -1,0 +1,121 @@
+"""A request that nobody waits for any more frees the model within a second."""
+
+import threading
+import time
+
+import pytest
+
+PREFILL = {"prompt": "word " * 3000, "max_tokens": 1}
+ENDLESS = {"prompt": "One two three", "max_tokens": 3000, "logit_bias": {"2": -100, "0": -100}}
+
+
+def begin(backend, body, request_id, path="/v1/completions"):
+    """Sends in another thread; returns once the model is at work on it."""
+    answers = []
+    worker = threading.Thread(
+        target=lambda: answers.append(backend.post(path, body, **{"x-request-id": request_id}))
+    )
+    worker.start()
+    wait_busy(backend)
+    return worker, answers
+
+
+def wait_busy(backend, busy=True):
+    deadline = time.monotonic() + 20
+    while bool(backend.client.get("/health").json()["busy_since"]) is not busy:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_cancel_in_the_middle_of_the_prompt(smollm2, stream):
+    worker, answers = begin(smollm2, {**PREFILL, "stream": stream}, f"prefill-{stream}")
+    time.sleep(0.5)
+    begun = time.monotonic()
+    cancelled = smollm2.post(f"/cancel/prefill-{stream}", {})
+    assert time.monotonic() - begun < 1
+    assert cancelled.json() == {"prompt_tokens": 3001, "completion_tokens": 0}
+    worker.join()
+    assert answers[0].status_code == 499
+    assert answers[0].json()["error"]["code"] == "request_cancelled"
+    assert smollm2.post(f"/cancel/prefill-{stream}", {}).json() == cancelled.json()
+
+
+def test_cancel_of_a_stream_ends_it_with_an_error_event_and_counts_what_was_made(smollm2):
+    body = {**ENDLESS, "stream": True}
+    with smollm2.client.stream(
+        "POST", "/v1/completions", json=body, headers={"x-request-id": "s"}
+    ) as response:
+        chunks = response.iter_bytes()
+        next(chunks)
+        counts = smollm2.post("/cancel/s", {}).json()
+        rest = b"".join(chunks).decode()
+    assert counts["completion_tokens"] > 0
+    assert '"code":"request_cancelled"' in rest
+    assert "[DONE]" not in rest
+    assert smollm2.chat(max_tokens=1).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", [PREFILL, ENDLESS, {**PREFILL, "stream": True}], ids=["prefill", "run", "stream"]
+)
+def test_a_closed_connection_cancels(smollm2, body):
+    import socket
+
+    from httpx._content import encode_json
+
+    raw = b"".join(encode_json(body)[1])
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(smollm2.socket))
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
+        client.sendall(head.encode() + raw)
+        wait_busy(smollm2)
+        time.sleep(0.3)
+    begun = time.monotonic()
+    wait_busy(smollm2, busy=False)
+    assert time.monotonic() - begun < 1
+
+
+def test_a_waiting_request_that_is_cancelled_never_runs(smollm2):
+    running, _ = begin(smollm2, ENDLESS, "running")
+    answers = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(smollm2.post("/v1/completions", PREFILL, **{"x-request-id": "waiting"}))
+    )
+    waiting.start()
+    deadline = time.monotonic() + 5
+    while "waiting" not in answers and time.monotonic() < deadline:
+        if smollm2.client.post("/cancel/waiting").status_code == 200:
+            break
+        time.sleep(0.02)
+        if time.monotonic() > deadline - 4.5:
+            smollm2.post("/cancel/running", {})
+    running.join()
+    waiting.join()
+    assert answers[0].status_code == 499
+
+
+def test_after_a_cancel_the_next_answer_is_right(smollm2):
+    def ask():
+        return smollm2.chat("Name a colour", temperature=0, max_tokens=10).json()["choices"][0]["message"][
+            "content"
+        ]
+
+    before = ask()
+    worker, _ = begin(smollm2, PREFILL, "between")
+    smollm2.post("/cancel/between", {})
+    worker.join()
+    assert ask() == before
+
+
+def test_a_slow_reader_does_not_hold_the_model(smollm2):
+    body = {"prompt": "One two three", "max_tokens": 60, "stream": True}
+    with smollm2.client.stream("POST", "/v1/completions", json=body) as response:
+        next(response.iter_bytes())
+        assert smollm2.chat(max_tokens=2).status_code == 200
+
+
+def test_an_unknown_id_is_a_404(smollm2):
+    answer = smollm2.post("/cancel/never-seen", {})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "request_not_found"
