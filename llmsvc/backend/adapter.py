@@ -8,11 +8,12 @@ client that reads slowly never holds the model.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from llmsvc.backend import answers, bodies
@@ -60,9 +61,24 @@ class Adapter:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
         try:
-            await self._route(scope, receive, send, request_id)
-        except ApiError as problem:
+            await self._route(scope, receive, sending, request_id)
+        except ApiError as error:
+            problem = error
+        except (
+            Exception
+        ) as error:  # a bug of ours; uvicorn would log its message, which may quote the request
+            problem = _unexpected(request_id, error)
+        else:
+            return
+        if not started:
             await answers.send_json(send, problem.status, problem.body(), request_id)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
@@ -146,8 +162,7 @@ class Adapter:
         problem: ApiError | None = None
         try:
             await asyncio.to_thread(self._prepare, request)
-            async with self._slot:
-                job.check()
+            async with self._turn(job):
                 self._engine.begin(job)
                 try:
                     await self._engine.app(*_call(request, job, events))
@@ -160,6 +175,22 @@ class Adapter:
         finally:
             self.jobs.finish(job)
             events.put_nowait(problem)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, job: Job) -> AsyncIterator[None]:
+        """Waits for the model, as long as the job is wanted."""
+        turn = asyncio.ensure_future(self._slot.acquire())
+        unwanted = asyncio.ensure_future(job.unwanted.wait())
+        await asyncio.wait({turn, unwanted}, return_when=asyncio.FIRST_COMPLETED)
+        unwanted.cancel()
+        if not turn.done():
+            turn.cancel()
+            job.check()
+        try:
+            job.check()
+            yield
+        finally:
+            self._slot.release()
 
     def _prepare(self, request: Request) -> None:
         """What takes time and needs the model's vocabulary, but not its turn."""
@@ -195,10 +226,15 @@ class Adapter:
             # a template says in words of its own what it does not take, as "roles must alternate"
             said = str(failure)[:200] if isinstance(failure, ValueError) else "it fails on them"
             return bad(f"the chat template of this model does not take these messages: {said}", "messages")
-        frame = traceback.extract_tb(failure.__traceback__)[-1:]
-        place = f"{frame[0].filename.rpartition('/')[2]}:{frame[0].lineno}" if frame else "?"
-        log.error("request %s failed: %s in %s", job.request_id, type(failure).__name__, place)
-        return ApiError(500, "the model failed on this request")
+        return _unexpected(job.request_id, failure)
+
+
+def _unexpected(request_id: str, failure: BaseException) -> ApiError:
+    """A neutral 500; the journal gets kind and place of the failure, but not its message."""
+    frame = traceback.extract_tb(failure.__traceback__)[-1:]
+    place = f"{frame[0].filename.rpartition('/')[2]}:{frame[0].lineno}" if frame else "?"
+    log.error("request %s failed: %s in %s", request_id, type(failure).__name__, place)
+    return ApiError(500, "the model failed on this request")
 
 
 def _call(request: Request, job: Job, events: Events) -> tuple[Scope, Receive, Send]:

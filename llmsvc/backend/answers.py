@@ -6,6 +6,7 @@ import array
 import asyncio
 import base64 as base64_module
 import json
+import math
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -84,9 +85,9 @@ async def whole(
     answer = json.loads(b"".join(parts))
     if request.path == "/v1/embeddings":
         job.prompt_tokens = answer["usage"]["prompt_tokens"]
-        if base64:
-            for item in answer["data"]:
-                item["embedding"] = _packed(item["embedding"])
+        for item in answer["data"]:
+            vector = _unit(item["embedding"])
+            item["embedding"] = _packed(vector) if base64 else vector
     else:
         answer["usage"] = job.usage()
     if request.tool:
@@ -170,6 +171,14 @@ class _Stream:
             "choices": [],
             "usage": self._job.usage(),
         }
+
+
+def _unit(embedding: list[Any]) -> list[float]:
+    """One vector of length 1, as OpenAI's are; of a model without pooling the mean over its tokens."""
+    if isinstance(embedding[0], list):
+        embedding = [sum(column) / len(embedding) for column in zip(*embedding, strict=True)]
+    length = math.hypot(*embedding) or 1.0
+    return [value / length for value in embedding]
 
 
 def _packed(values: list[float]) -> str:

@@ -29,6 +29,8 @@ class Job:
         """Whether the prompt was made: what fails before is the chat template's doing."""
         self.failure: BaseException | None = None
         """The first exception that the model's thread saw."""
+        self.unwanted = asyncio.Event()
+        """Set with `cancelled`, for those who wait."""
         self.done = asyncio.Event()
         """Set once the model is free of it."""
         self.started: float | None = None
@@ -38,6 +40,7 @@ class Job:
         """Ends it as soon as the model can be interrupted; has no effect on a finished one."""
         if not self.done.is_set() and self.cancelled is None:
             self.cancelled = reason
+            self.unwanted.set()
 
     def check(self) -> None:
         """Raises JobCancelledError if it was cancelled."""

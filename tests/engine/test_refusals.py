@@ -101,7 +101,10 @@ def test_other_bad_requests_are_a_400(smollm2, path, body):
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b'{"temperature": NaN}', b'{"messages": "\\ud800"}', b"\xff", b"[" * 100000, b'{"a": 1' + b"0" * 9999 + b"}"],
+    [
+        b"", b"{", b'{"temperature": NaN}', b'{"messages": "\\ud800"}', b"\xff", b"[" * 100000,
+        b'{"a": 1' + b"0" * 9999 + b"}",
+    ],
     ids=["empty", "cut", "nan", "surrogate", "bytes", "deep", "huge"],
 )  # fmt: skip
 def test_what_is_not_json_is_a_400(smollm2, raw):
