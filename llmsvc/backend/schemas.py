@@ -55,7 +55,7 @@ def safe(schema: object, param: str) -> dict[str, Any]:
     for reference in walker.references:
         _, table, name = reference.split("/")
         if name not in clean.get(table, {}):
-            raise walker.refuse(f"refers to {reference}, which is not there")
+            raise walker.refuse("refers to a part that is not there")
     return clean
 
 

@@ -131,9 +131,18 @@ def start(tmp_path: Path, models: Path) -> Iterator[Callable[..., Backend]]:
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Backend]:
     """One running backend for all tests that do not end it."""
-    root = tmp_path_factory.mktemp("backend")
     settings = f"MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=4096\n"
-    backend = Backend(root, settings, name="smollm2", env={"WATCHDOG_USEC": "1000000"})
+    yield from _running(tmp_path_factory, settings, "smollm2")
+
+
+@pytest.fixture(scope="session")
+def gemma3(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Backend]:
+    """Another one, with the second model."""
+    yield from _running(tmp_path_factory, f"MODEL={models}/gemma3.gguf\nN_THREADS=1\n", "gemma3")
+
+
+def _running(factory: pytest.TempPathFactory, settings: str, name: str) -> Iterator[Backend]:
+    backend = Backend(factory.mktemp(name), settings, name=name, env={"WATCHDOG_USEC": "1000000"})
     backend.wait_for("READY=1")
     yield backend
     backend.close()

@@ -128,10 +128,13 @@ def test_megabytes_are_refused_without_making_tokens_of_them(smollm2):
     assert answer.elapsed.total_seconds() < 0.5
 
 
-def test_a_template_that_refuses_the_messages_is_a_400(start):
-    backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=256\nCHAT_FORMAT=llama-3\n")
-    backend.wait_for("READY=1")
-    assert backend.chat(max_tokens=1).status_code == 200
+@pytest.mark.parametrize("stream", [False, True])
+def test_messages_that_the_template_refuses_are_a_400_in_its_own_words(gemma3, stream):
+    twice = [{"role": "user", "content": "SECRET"}] * 2
+    answer = gemma3.post(CHAT, {"messages": twice, "stream": stream})
+    assert answer.status_code == 400, answer.text
+    assert "must alternate" in answer.json()["error"]["message"]
+    assert gemma3.output == ""
 
 
 def test_unknown_paths_and_methods(smollm2):
