@@ -106,6 +106,8 @@ class KeyDirectory:
         async with connection:
             await asyncio.wait_for(connection.execute(f"LISTEN {directory.CHANNEL}"), _ANSWER_SECONDS)
             while await asyncio.wait_for(self._reload(connection), _ANSWER_SECONDS):
+                if self._problem is not None:
+                    _log.info("PostgreSQL answers again")
                 self.database_ok = True
                 self._problem = None
                 self.first_attempt.set()

@@ -52,6 +52,8 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, services: Services, window_file: Path) -> None:
+        # it would tell of every step of our stop
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         super().__init__(
             uvicorn.Config(
                 Application(services),

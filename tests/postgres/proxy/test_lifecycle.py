@@ -162,6 +162,17 @@ def test_switch_sends_waiting_requests_to_the_new_model(running: Any) -> None:
     assert stream.result(5).json()["model"] == "mock"
 
 
+def test_coming_model_is_listed_while_none_is_ready(make_stack: Callable[..., Any]) -> None:
+    stack = make_stack()
+    (stack.root / "run" / "next").mkdir(parents=True)
+    stack.start_proxy()
+    client = stack.client(stack.add_key())
+    assert [model.id for model in client.models.list().data] == ["next", "current"]
+    assert "no model is ready" in stack.wait_notified("database ok")
+    stack.start_backend("next")
+    stack.wait_served("next")
+
+
 def test_request_without_a_byte_is_sent_again_and_one_with_is_ended(running: Any) -> None:
     key = running.add_key("resent")
     waiting = background(lambda: post(running, key, mock={"tokens": 5, "silent": 1.0}))
