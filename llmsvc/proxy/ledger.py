@@ -20,7 +20,7 @@ from pathlib import Path
 import psycopg
 
 from llmsvc.proxy.errors import unavailable
-from llmsvc.proxy.spool import SIZE, Spool
+from llmsvc.proxy.spool import SIZE, DamagedError, Spool
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,13 @@ class Ledger:
     """The rows on their way to PostgreSQL. `open` are the requests that have not ended."""
 
     def __init__(self, file: Path, conninfo: str, size: int = SIZE) -> None:
-        self._spool = Spool(file, size)
+        try:
+            self._spool = Spool(file, size)
+        except DamagedError:
+            aside = file.with_suffix(".damaged")
+            file.replace(aside)
+            _log.critical("the ledger's spool was damaged, its rows are lost; it is kept as %s", aside)
+            self._spool = Spool(file, size)
         self._conninfo = conninfo
         self._connection: psycopg.AsyncConnection[tuple[object, ...]] | None = None
         self._warned = -_REPEAT_WARNING_SECONDS

@@ -25,6 +25,10 @@ _RECORD = struct.Struct("<QIIB16s")  # offset, checksum of the rest, length of t
 _AFTER_CHECKSUM = 12
 
 
+class DamagedError(Error):
+    """The file is not a spool, or not a whole one."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
     """One record; `end` is the offset after it."""
@@ -39,7 +43,8 @@ class Spool:
     """The ring in `file`; it is created with `size` bytes where there is none.
 
     :raises ConflictError: another process has it
-    :raises Error: it cannot be created, or is not ours
+    :raises DamagedError: it is not ours
+    :raises Error: it cannot be created
     """
 
     def __init__(self, file: Path, size: int = SIZE) -> None:
@@ -49,6 +54,7 @@ class Spool:
             if os.fstat(self._fd).st_size < _FILE.size:
                 os.posix_fallocate(self._fd, 0, _FILE.size + size)
                 os.pwrite(self._fd, _FILE.pack(_MAGIC, size, 0), 0)
+                os.fsync(self._fd)
             self.size: int
             self.head: int
             magic, self.size, self.head = _FILE.unpack(os.pread(self._fd, _FILE.size, 0))
@@ -62,7 +68,7 @@ class Spool:
             raise Error(f"{file} cannot be set up: {error.strerror}", hint="free some disk space") from None
         if magic != _MAGIC or self.size + _FILE.size != os.fstat(self._fd).st_size:
             os.close(self._fd)
-            raise Error(f"{file} is damaged", hint=f"move it away: mv {file} {file}.damaged")
+            raise DamagedError(f"{file} is damaged")
         self.tail: int = self.head
         for record in self.records():
             self.tail = record.end

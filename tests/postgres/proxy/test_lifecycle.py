@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
 import signal
 import socket
 import threading
@@ -101,6 +102,18 @@ def test_client_that_leaves_the_queue_gets_its_place_in_the_window_back(stack: A
         assert (row["state"], row["completion_tokens"]) == ("client_gone", None)
         assert row["queue_ms"] > 200
     assert post(stack, key).status_code == 200
+
+
+def test_client_that_does_not_read_does_not_hold_the_model(stack: Any) -> None:
+    key = stack.add_key("slow-reader")
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(stack.listener.getsockname())
+        content = json.dumps(body(stream=True, max_tokens=30000, mock={"tokens": 30000})).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+        raw.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+        [row] = stack.rows("slow-reader", 1)
+    assert (row["state"], row["completion_tokens"]) == ("ok", 30000)
 
 
 def test_revoked_key_cuts_its_stream_within_a_second_and_spares_others(stack: Any) -> None:

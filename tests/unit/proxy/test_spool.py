@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsvc.errors import ConflictError, Error
-from llmsvc.proxy.spool import Spool
+from llmsvc.errors import ConflictError
+from llmsvc.proxy.spool import DamagedError, Spool
 
 ID = bytes(range(16))
 
@@ -74,7 +74,7 @@ def test_second_proxy_is_refused(tmp_path: Path) -> None:
     Spool(tmp_path / "ring").close()
 
 
-def test_damaged_file_is_named(tmp_path: Path) -> None:
+def test_damaged_file_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "ring").write_bytes(b"x" * 5000)
-    with pytest.raises(Error, match="damaged"):
+    with pytest.raises(DamagedError):
         Spool(tmp_path / "ring")

@@ -1,0 +1,48 @@
+"""The ledger without PostgreSQL: what it does where its file is damaged or full."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from pathlib import Path
+
+import pytest
+
+from llmsvc.proxy.errors import ApiError
+from llmsvc.proxy.ledger import Ledger, new_request_id
+
+
+def test_damaged_spool_is_put_aside_loudly_and_does_not_stop_the_proxy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "ledger.spool").write_bytes(b"x" * 5000)
+    ledger = Ledger(tmp_path / "ledger.spool", "", size=1 << 20)
+    ledger.accept(new_request_id(), {"state": "proxy_killed"})
+    assert (tmp_path / "ledger.damaged").read_bytes() == b"x" * 5000
+    assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
+
+
+def test_full_spool_refuses_requests_but_takes_the_end_of_those_it_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.spool", "", size=1 << 19)
+    row = {"path": "x" * 500}
+    accepted: list[uuid.UUID] = []
+    with pytest.raises(ApiError) as caught:
+        while True:
+            accepted.append(new_request_id())
+            ledger.accept(accepted[-1], row)
+    assert caught.value.status == 503
+    assert len(accepted) > 50
+    for request_id in accepted[:-1]:
+        ledger.end(request_id, row)
+    assert not ledger.open
+    assert [record.message.split(",")[0] for record in caplog.records] == ["the ledger is full"]
+
+
+def test_request_ids_are_version_7_and_come_in_order_of_time() -> None:
+    first = new_request_id()
+    assert (first.version, first.variant) == (7, uuid.RFC_4122)
+    ids = [new_request_id() for _ in range(2000)]
+    assert len(set(ids)) == 2000
+    assert [i.int >> 80 for i in ids] == sorted(i.int >> 80 for i in ids)
