@@ -76,7 +76,7 @@ def work_directory(models: Path, origin: str) -> Iterator[Path]:
 
     Only one process at a time has the one for an `origin`; others wait. What killed ones left is removed.
     """
-    models.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_directory(models)
     incoming = models / ".incoming"
     incoming.mkdir(mode=0o700, exist_ok=True)
     key = hashlib.sha256(origin.encode()).hexdigest()[:16]
@@ -211,6 +211,14 @@ def _same(staged: Path, target: Path, made: Record) -> bool:
             f"# source: {made.origin}\n{made.sha256}  {target.name}\n",
         )
     return True
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a directory that everybody may read, whatever our umask; one that exists stays as it is."""
+    if not directory.is_dir():
+        # exist_ok: another process may make it at the same time
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
 
 
 def write_text(file: Path, text: str) -> None:

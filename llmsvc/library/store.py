@@ -144,7 +144,7 @@ def _os_errors(models: Path) -> Iterator[None]:
 
 
 def _write_env(wanted: Wanted, file: Path) -> None:
-    paths.MODELS_D.mkdir(mode=0o755, parents=True, exist_ok=True)
+    files.make_directory(paths.MODELS_D)
     header = gguf.read_header(file)
     text = envfile.text(
         wanted.name,

@@ -110,8 +110,11 @@ def test_a_missing_member_is_one_line(offer, one, conf: Config) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_an_empty_wheelhouse_never_turns_to_the_network(offer, one, host: Path, conf: Config) -> None:
+def test_an_empty_wheelhouse_is_all_that_is_looked_at(
+    offer, one, host: Path, conf: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offer(entry([one], CONTENTS))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(host / "wheels"))
     (host / "empty").mkdir()
     with pytest.raises(UnavailableError) as caught:
         store.ensure("tiny", wheelhouse=host / "empty", config=conf)

@@ -143,6 +143,21 @@ def test_texts_of_a_hostile_model_cannot_become_settings(conf: Config, model_fil
     assert settings.load("m").model.name == "m.gguf"
 
 
+def test_a_strict_umask_of_the_admin_does_not_lock_the_service_out(
+    conf: Config, models: Path, model_file: Path
+) -> None:
+    paths.MODELS_D.rmdir()
+    before = os.umask(0o077)
+    try:
+        file = store.add(str(model_file), name="m", config=conf, how="copy").file
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o7777 for path in (models, paths.MODELS_D, models / ".incoming")]
+    assert modes == [0o755, 0o755, 0o700]
+    written = (file, file.with_name("m.gguf.sha256"), store.env_file("m"))
+    assert [path.stat().st_mode & 0o7777 for path in written] == [0o644] * 3
+
+
 def test_a_library_directory_of_any_name_is_quoted_right(conf: Config, host: Path, model_file: Path) -> None:
     odd = dataclasses.replace(conf, llama_models_dir=host / "data disk $1 \"a\" 'b' \\c")
     installed = store.add(str(model_file), name="m", config=odd)
