@@ -51,13 +51,6 @@ quietly() {
     }
 }
 
-# build_environment DIR [PIP OPTION...]: a throwaway environment with the tools that build wheels, on PATH
-build_environment() {
-    quietly "$work/log" "$python" -m venv "$1"
-    quietly "$work/log" "$1/bin/pip" install --no-compile --require-hashes -r "$root/packaging/build-requirements.lock" "${@:2}"
-    PATH=$1/bin:$PATH
-}
-
 # find_python: the distribution's own, for the services must survive whatever a user has in PATH
 find_python() {
     python=/usr/bin/python3

@@ -112,7 +112,12 @@ release=/opt/llmsvc/releases/$version-$content
 if [ ! -e "$release/COMPLETE" ]; then
     step "making the environment $release"
     rm -rf -- "$release"
-    build_environment "$work/build" --no-index --find-links "$from"
+    # pip runs from its own wheel here: venv would install Debian's first, which takes longer than all the rest
+    "$python" -m venv --without-pip "$work/build"
+    pip=$(echo "$from"/pip-*.whl)
+    quietly "$work/log" "$python" "$pip/pip" --python "$work/build/bin/python" install --no-index \
+        --no-compile --find-links "$from" pip hatchling
+    PATH=$work/build/bin:$PATH
     # built from a copy: the checkout may be read-only, and stays as it is
     mkdir "$work/source"
     cp -R -- "$root"/{llmsvc,installer,units,templates,models,pyproject.toml,README.md,LICENSE} "$work/source/"
@@ -134,3 +139,7 @@ fi
 
 [ -z "$wheelhouse" ] || options=(--wheelhouse "$wheelhouse" "${options[@]}")
 /opt/llmsvc/venv/bin/llmsvc install "${options[@]}"
+
+# The release before this one stays, for whoever must go back; older ones go.
+find /opt/llmsvc/releases -mindepth 1 -maxdepth 1 ! -path "$release" -printf '%T@ %p\n' | sort -rn | tail -n +2 |
+    cut -d ' ' -f 2- | xargs -r -d '\n' rm -rf --

@@ -102,6 +102,9 @@ supervise() {
     echo $$ >"$place/supervisor.pid"
     [ ! -d "$place/upper" ] || mount -t overlay llmsvc-sandbox \
         -o "lowerdir=$(cat "$place/image"),upperdir=$place/upper,workdir=$place/work" "$place/root"
+    # nspawn cleans up below here only on a tmpfs, which /run of a container may not be
+    mkdir -p /run/systemd/nspawn
+    mount -t tmpfs tmpfs /run/systemd/nspawn
     mapfile -t bases < <(cgroup_bases "$name")
     for base in "${bases[@]}"; do
         mkdir -p "$base/keeper" # in a group that has controllers and children there may be no process
