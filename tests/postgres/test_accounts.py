@@ -103,6 +103,8 @@ def test_keys_without_a_name_are_numbered_and_names_are_free_after_a_revoke(conn
     keystore.add(connection, PEPPER, "alice", name="laptop")
     assert keystore.add(connection, PEPPER, "alice").key.name == "key-3"
     assert [key.name for key in keystore.active(connection, "alice")] == ["key-1", "laptop", "key-3"]
+    keystore.revoke(connection, "alice/laptop")
+    assert [key.name for key in keystore.active(connection, "alice")] == ["key-1", "key-3"]
     with pytest.raises(UsageError):
         keystore.add(connection, PEPPER, "alice", name="a/b")
 

@@ -10,9 +10,10 @@ import pwd
 import pytest
 
 from llmsvc import paths
-from llmsvc.accounts import directory, keys, local
+from llmsvc.accounts import directory, keys, keystore, local
 from llmsvc.cli.main import main
 from llmsvc.database import schema
+from llmsvc.errors import Error
 
 
 class Cli:
@@ -134,6 +135,15 @@ def test_a_command_that_fails_changes_nothing(ready, database):
     assert ready.json("user", "disable", "bob", code=3)["error"]["message"] == "there is no user bob"
     assert audit(database) == before
     assert list(usable(database)) == ["alice"]
+
+
+def test_a_user_whose_key_cannot_be_made_is_not_made_either(ready, database, monkeypatch):
+    def no_key(*arguments):
+        raise Error("no key today")
+
+    monkeypatch.setattr(keystore, "add", no_key)
+    ready("user", "add", "alice", code=1)
+    assert ready.json("user", "list") == audit(database) == []
 
 
 def test_another_pepper_is_refused(ready, database):

@@ -18,6 +18,9 @@ def test_migrate_applies_everything_once(empty_database):
         assert database.migrate(connection) == list(schema.known())
         assert database.pending(connection) == []
         assert database.migrate(connection) == []
+        with empty_database.connect() as other:  # the lock is free, though its connection is open
+            other.execute("SET lock_timeout = '5s'")
+            assert database.migrate(other) == []
 
 
 def test_two_that_migrate_at_once_apply_each_migration_once(empty_database):
@@ -37,11 +40,19 @@ def test_two_that_migrate_at_once_apply_each_migration_once(empty_database):
     assert sorted(applied) == [[], list(schema.known())]
 
 
-def test_a_failing_migration_leaves_nothing_behind(empty_database, monkeypatch):
-    broken = schema.known() | {"9999_broken": "CREATE TABLE half (); SELECT nonsense"}
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("SELECT nonsense", psycopg.errors.UndefinedColumn),
+        # fails only when the row about it is written
+        ("ALTER TABLE llama_migrations ADD CHECK (name < '9')", psycopg.errors.CheckViolation),
+    ],
+)
+def test_a_failing_migration_leaves_nothing_behind(empty_database, monkeypatch, statement, error):
+    broken = schema.known() | {"9999_broken": f"CREATE TABLE half (); {statement}"}
     monkeypatch.setattr(schema, "known", lambda: broken)
     with empty_database.connect() as connection:
-        with pytest.raises(psycopg.errors.UndefinedColumn):
+        with pytest.raises(error):
             database.migrate(connection)
         assert connection.execute("SELECT to_regclass('half')").fetchone() == (None,)
         assert database.pending(connection) == ["9999_broken"]
