@@ -50,6 +50,7 @@ class Server(uvicorn.Server):
             log_level="warning",
             access_log=False,
             server_header=False,
+            date_header=False,
             # the proxy keeps connections open; it must not find one closed just as it sends
             timeout_keep_alive=300,
             # after the drain, streams get their error event; what is left then is a dead peer
@@ -60,6 +61,7 @@ class Server(uvicorn.Server):
         self._engine = engine
         self._drain_seconds = drain_seconds
         self._status = status
+        self._end = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -87,8 +89,13 @@ class Server(uvicorn.Server):
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
+    async def main_loop(self) -> None:
+        """uvicorn's looks ten times a second whether it should end, and keeps a date header up to date."""
+        await self._end.wait()
+
     def _stop(self) -> None:
         self.should_exit = True
+        self._end.set()
 
     async def _show_life(self) -> None:
         interval = notify.watchdog_seconds()

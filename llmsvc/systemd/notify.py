@@ -41,7 +41,9 @@ def watchdog_seconds() -> float | None:
 
 
 def _send(message: str) -> None:
-    _notifier().notify(message)
+    # without a socket sdnotify would leave one of its own open
+    if os.environ.get("NOTIFY_SOCKET"):
+        _notifier().notify(message)
 
 
 def _ascii(text: str) -> str:

@@ -128,13 +128,22 @@ def test_megabytes_are_refused_without_making_tokens_of_them(smollm2):
     assert answer.elapsed.total_seconds() < 0.5
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_messages_that_the_template_refuses_are_a_400_in_its_own_words(gemma3, stream):
-    twice = [{"role": "user", "content": "SECRET"}] * 2
-    answer = gemma3.post(CHAT, {"messages": twice, "stream": stream})
-    assert answer.status_code == 400, answer.text
-    assert "must alternate" in answer.json()["error"]["message"]
-    assert gemma3.output == ""
+def test_messages_that_the_template_refuses_are_a_400_in_its_own_words(start, models, tmp_path):
+    data = (models / "smollm2.gguf").read_bytes()
+    begin = data.index(b"{{ '<|im_start|>system")
+    end = data.index(b"}}", begin)
+    picky = b"{{ raise_exception('roles must alternate') if messages|length > 1 else '' "
+    (tmp_path / "picky.gguf").write_bytes(data[:begin] + picky.ljust(end - begin) + data[end:])
+    backend = start(f"MODEL={tmp_path}/picky.gguf\nN_THREADS=1\nN_CTX=256\n")
+    backend.wait_for("READY=1")
+    assert backend.chat(max_tokens=1).status_code == 200
+    for stream in (False, True):
+        answer = backend.post(
+            CHAT, {"messages": [{"role": "user", "content": "SECRET"}] * 2, "stream": stream}
+        )
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["message"].endswith("these messages: roles must alternate")
+    assert backend.output == ""
 
 
 def test_unknown_paths_and_methods(smollm2):

@@ -1,0 +1,123 @@
+"""The small parts of the backend: environment, vocabulary, jobs, the watch over a load."""
+
+import time
+
+import pytest
+
+from llmsvc.backend import environment
+from llmsvc.backend.jobs import REMEMBERED, Job, JobCancelledError, Jobs
+from llmsvc.backend.loading import Progress, Watch
+from llmsvc.backend.problem import ApiError
+from llmsvc.backend.vocabulary import MARK, Vocabulary, tokenizer
+
+
+def test_only_what_systemd_and_gpus_need_is_left():
+    environ = {
+        "HOST": "x",
+        "SEED": "1",
+        "MODEL": "y",
+        "NOTIFY_SOCKET": "n",
+        "PATH": "p",
+        "CUDA_CACHE_PATH": "c",
+    }
+    environment.clean("all", environ)
+    assert environ == {
+        "NOTIFY_SOCKET": "n", "PATH": "p", "CUDA_CACHE_PATH": "c", "GGML_NO_BACKTRACE": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("gpu", "seen"), [("none", ""), ("1,0", "1,0")])
+def test_the_gpu_setting_selects(gpu, seen):
+    environ = {"CUDA_VISIBLE_DEVICES": "7"}
+    environment.clean(gpu, environ)
+    assert environ["CUDA_VISIBLE_DEVICES"] == environ["HIP_VISIBLE_DEVICES"] == seen
+
+
+VOCABULARY = Vocabulary(
+    [(b"<s>", True), (b"<|end|>", True), (b"[X]", True), (b"plain", False), (b"a" * 16, False)]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ("nothing < here [", "nothing < here ["),
+        ("a<|end|>b", f"a<{MARK}|end|>b"),
+        ("<s><s>", f"<{MARK}s><{MARK}s>"),
+        ("<<s>s>[X]", f"<<{MARK}s>s>[{MARK}X]"),
+        (f"<{MARK}s>", f"<{MARK}s>"),
+        ("plain", "plain"),
+    ],
+)
+def test_control_tokens_are_cut_in_two(text, marked):
+    assert VOCABULARY.protect([{"content": text, "n": 1}]) == [{"content": marked, "n": 1}]
+
+
+def test_a_marked_text_is_made_into_tokens_piece_by_piece():
+    calls = []
+
+    def original(text, add_bos, special):
+        calls.append((text, add_bos, special))
+        return [len(text)]
+
+    assert tokenizer(original)(f"ab{MARK}c".encode(), True, True) == [2, 1]
+    assert calls == [(b"ab", True, True), (b"c", False, True)]
+
+
+def test_the_longest_token_bounds_how_few_there_can_be():
+    assert VOCABULARY.fewest_tokens(160) == 10
+
+
+async def test_a_job_is_found_while_open_and_for_a_while_after():
+    jobs = Jobs()
+    job = jobs.add("one")
+    with pytest.raises(ApiError):
+        jobs.add("one")
+    assert jobs.find("one") is job
+    jobs.finish(job)
+    assert jobs.find("one") is job
+    for number in range(REMEMBERED):
+        jobs.finish(jobs.add(str(number)))
+    assert jobs.find("one") is None
+
+
+async def test_the_first_reason_to_cancel_counts_and_a_finished_job_has_none():
+    job = Job("x")
+    job.check()
+    job.cancel("stopping")
+    job.cancel("left")
+    with pytest.raises(JobCancelledError, match="stopping"):
+        job.check()
+    done = Job("y")
+    done.done.set()
+    done.cancel("left")
+    assert done.cancelled is None
+
+
+def test_a_load_that_does_nothing_is_noticed():
+    stalled = []
+    with Watch(Progress("x"), lambda: stalled.append(1), seconds=0.2):
+        deadline = time.monotonic() + 10
+        while not stalled and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert stalled
+
+
+def test_a_load_that_moves_is_left_alone():
+    progress, stalled = Progress("x"), []
+    with Watch(progress, lambda: stalled.append(1), seconds=0.2):
+        end = time.monotonic() + 0.6
+        while time.monotonic() < end:
+            progress(0.1)
+            time.sleep(0.02)
+    assert not stalled
+
+
+def test_a_load_that_computes_is_left_alone():
+    stalled = []
+    with Watch(Progress("x"), lambda: stalled.append(1), seconds=0.4):
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            pass
+    assert not stalled

@@ -1,0 +1,89 @@
+"""Which JSON schemas are let through to llama.cpp's converter."""
+
+import pytest
+
+from llmsvc.backend import schemas
+from llmsvc.backend.problem import ApiError
+
+
+def safe(schema):
+    return schemas.safe(schema, "here")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "string", "maxLength": 512}}, "required": ["a"]},
+        {"type": "array", "items": {"enum": ["x", 1, None, True]}, "minItems": 1, "maxItems": 3},
+        {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        {
+            "$ref": "#/$defs/Node",
+            "$defs": {"Node": {"type": "object", "properties": {"n": {"$ref": "#/$defs/Node"}}}},
+        },
+        {"type": "string", "format": "date-time"},
+        {"type": "object", "additionalProperties": {"type": "number"}},
+    ],
+)
+def test_what_llama_cpp_does_right_passes_unchanged(schema):
+    assert safe(schema) == schema
+
+
+def test_notes_are_dropped_and_an_empty_schema_means_an_object():
+    assert safe({"title": "T", "description": "d", "default": 1, "$schema": "x"}) == {"type": "object"}
+
+
+def test_types_in_a_list_keep_what_else_is_said():
+    nullable = {"type": ["object", "null"], "properties": {"a": {"type": "string"}}}
+    properties = {"properties": {"a": {"type": "string"}}}
+    assert safe(nullable) == {
+        "anyOf": [{"type": "object", **properties}, {"type": "null", **properties}]
+    }  # fmt: skip
+    assert safe({"type": ["string", "null"], "enum": ["a", None]}) == {"enum": ["a", None]}
+
+
+def test_the_one_part_of_an_allof_is_taken_in():
+    assert safe({"allOf": [{"type": "string"}], "description": "d"}) == {"type": "string"}
+
+
+def nest(depth):
+    schema = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        None,
+        [],
+        {"type": "text"},
+        {"type": []},
+        {"type": "string", "pattern": "a"},
+        {"not": {}},
+        {"allOf": [{}, {}]},
+        {"enum": []},
+        {"enum": ["a\\b"]},
+        {"enum": ["\U0001f600"]},
+        {"enum": [["a"]]},
+        {"anyOf": []},
+        {"type": "string", "minLength": 5, "maxLength": 4},
+        {"type": "string", "maxLength": 513},
+        {"type": "string", "maxLength": True},
+        {"type": "string", "maxLength": 1.0},
+        {"properties": {"$ref": {"type": "string"}}},
+        {"properties": {'a"': {"type": "string"}}},
+        {"$ref": "https://x/y"},
+        {"$ref": "#/$defs/absent"},
+        {"$defs": {"string": {"type": "null"}}, "type": "object"},
+        {"properties": {"a": {"$defs": {"b": {}}}}},
+        nest(17),
+        {"properties": {f"p{n}": {"type": "string"} for n in range(400)}},
+        {"properties": {f"p{n}": {"type": "string", "maxLength": 512} for n in range(9)}},
+    ],
+    ids=lambda schema: str(schema)[:50],
+)
+def test_the_rest_is_refused(schema):
+    with pytest.raises(ApiError) as caught:
+        safe(schema)
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "here", "unsupported_schema")
