@@ -41,5 +41,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("layers", sep="=")
     for layer, count in counts.items():
         if count:
-            others = "".join(f", {count[other]} {other}" for other in ("failed", "error", "skipped") if count[other])
+            others = "".join(
+                f", {count[other]} {other}" for other in ("failed", "error", "skipped") if count[other]
+            )
             terminalreporter.write_line(f"{layer:9} {count['passed']:5} passed{others}")
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "measured" and report.when == "call":
+                terminalreporter.write_line(f"measured: {value}")

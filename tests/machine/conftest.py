@@ -1,0 +1,178 @@
+"""Machines with the whole service installed: one a suite for all tests, which leave it as they found it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SANDBOX = str(ROOT / "packaging" / "sandbox")
+SUITES = ("bookworm", "trixie")
+CLONE_NEWNET = 0x40000000
+
+
+class Machine:
+    """A booted machine; commands in it run as root."""
+
+    base_url = "http://127.0.0.1:8001"
+
+    def __init__(self, name: str, suite: str) -> None:
+        self.name = name
+        self.suite = suite
+
+    def exec(
+        self, *command: str, check: bool = True, stdin: str = "", seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command; with `check`, a failure shows what the command said."""
+        done = subprocess.run(
+            [SANDBOX, "exec", self.name, "--", *command],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+        if check and done.returncode:
+            pytest.fail(f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done
+
+    def out(self, *command: str) -> str:
+        return self.exec(*command).stdout.strip()
+
+    def shell(self, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.exec("bash", "-euc", script, check=check)
+
+    def reboot(self) -> None:
+        subprocess.run([SANDBOX, "reboot", self.name], check=True, timeout=120)
+
+    def states(self, *units: str) -> list[str]:
+        """The active state of each unit."""
+        return self.exec("systemctl", "is-active", *units, check=False).stdout.split()
+
+    def await_states(self, units: list[str], states: list[str], seconds: float = 60) -> None:
+        """Until the units have these states."""
+        deadline = time.monotonic() + seconds
+        while (now := self.states(*units)) != states:
+            assert time.monotonic() < deadline, f"{units} are {now}, not {states}"
+            time.sleep(0.2)
+
+    def start(self, model: str) -> None:
+        self.exec("systemctl", "start", f"llama-server@{model}")
+
+    def sql(self, query: str) -> list[dict[str, Any]]:
+        """The rows of a query."""
+        rows = self.exec(
+            *("runuser", "-u", "postgres", "--", "psql", "-d", "llmsvc", "-XAtq", "-c"),
+            f"select coalesce(json_agg(q), '[]') from ({query}) q",
+        ).stdout
+        return json.loads(rows)  # type: ignore[no-any-return]
+
+    def journal(self, *arguments: str) -> list[dict[str, Any]]:
+        """Entries of the journal, since the machine was made."""
+        lines = self.exec("journalctl", "-o", "json", "--no-pager", *arguments).stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """What the calling thread opens in here is a socket of the machine: its port 8001 is ours."""
+        (pid,) = (
+            line.split()[-1]
+            for line in subprocess.run(
+                [SANDBOX, "list"], capture_output=True, text=True, check=True
+            ).stdout.splitlines()
+            if line.split()[0] == self.name
+        )
+        with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{pid}/ns/net") as theirs:
+            _enter(theirs.fileno())
+            try:
+                yield
+            finally:
+                _enter(ours.fileno())
+
+    def post(self, path: str, body: dict[str, Any], key: str | None) -> httpx.Response:
+        """One request; the key None sends no header."""
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        with self.network(), httpx.Client(base_url=self.base_url, trust_env=False, timeout=120) as client:
+            return client.post(path, json=body, headers=headers)
+
+    def openai(self, key: str) -> openai.OpenAI:
+        """The real SDK; use it within `network()`."""
+        return openai.OpenAI(
+            api_key=key,
+            base_url=f"{self.base_url}/v1",
+            max_retries=0,
+            http_client=httpx.Client(trust_env=False, timeout=120),
+        )
+
+    def key(self) -> str:
+        """The first user's."""
+        return self.out("cat", "/root/llmsvc.key")
+
+    def add_user(self, name: str, *options: str) -> str:
+        """Makes a user and returns its key."""
+        return self.out("llmsvc", "user", "add", name, "-q", *options)
+
+
+def _enter(descriptor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def _remove_left_over() -> None:
+    """Machines of test runs that were killed."""
+    listed = subprocess.run([SANDBOX, "list"], capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines()[1:]:
+        name = line.split()[0]
+        pid = name.rpartition("-")[2]
+        if name.startswith("test-") and pid.isdigit() and not Path("/proc", pid).exists():
+            subprocess.run([SANDBOX, "down", name], check=True)
+
+
+@pytest.fixture(scope="session", params=SUITES)
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine with smollm2 running and gemma3 installed, private network."""
+    _remove_left_over()
+    machine = Machine(f"test-{request.param}-{os.getpid()}", request.param)
+    try:
+        up = subprocess.run(
+            [SANDBOX, "up", machine.name, "--suite", machine.suite],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1800,
+        )
+        if up.returncode:
+            pytest.fail(f"the machine did not come up:\n{up.stdout}")
+        yield machine
+    finally:
+        subprocess.run([SANDBOX, "down", machine.name], check=False, timeout=60, capture_output=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report: pytest.TestReport = yield  # type: ignore[misc, assignment]
+    machine = getattr(item, "funcargs", {}).get("machine")
+    if report.failed and machine is not None:
+        journal = machine.exec(
+            "journalctl", "--no-pager", "-o", "short-precise", f"--since=@{call.start:.0f}", check=False
+        )
+        report.sections.append(("journal of the machine", journal.stdout[-20_000:]))
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture
+def measured(record_property: Any) -> Any:
+    """measured(WHAT, SECONDS): shown at the end of the run; times are told, never asserted."""
+    return lambda what, seconds: record_property("measured", f"{what}: {seconds:.2f} s")

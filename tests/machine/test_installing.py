@@ -1,0 +1,39 @@
+"""Installing again, and machines with many models."""
+
+from __future__ import annotations
+
+import time
+
+
+def test_a_second_install_has_nothing_to_do(machine, measured):
+    before = machine.out("systemctl", "show", "-P", "InvocationID", "auth-proxy", "llama-server@smollm2")
+    begun = time.monotonic()
+    done = machine.exec("llmsvc", "install", "--yes")
+    measured(f"second install, {machine.suite}", time.monotonic() - begun)
+    assert "nothing to do" in done.stdout + done.stderr
+    assert (
+        machine.out("systemctl", "show", "-P", "InvocationID", "auth-proxy", "llama-server@smollm2") == before
+    )
+
+
+def test_a_daemon_reload_with_200_models(machine, measured):
+    models = "/etc/llmsvc/models.d"
+    machine.shell(f"for n in $(seq 200); do cp {models}/smollm2.env {models}/many-$n.env; done")
+    try:
+        begun = time.monotonic()
+        machine.exec("systemctl", "daemon-reload")
+        measured(f"daemon-reload with 200 models, {machine.suite}", time.monotonic() - begun)
+        conflicts = machine.out(
+            "systemctl", "show", "-P", "Conflicts", "llama-server@many-7", "llama-server@smollm2"
+        )
+        assert "llama-server@many-200.service" in conflicts
+    finally:
+        machine.shell(f"rm {models}/many-*.env; systemctl daemon-reload")
+    assert machine.states("llama-server@smollm2") == ["active"]
+
+
+def test_the_command_line_starts_quickly(machine, measured):
+    machine.exec("llmsvc", "--help")
+    begun = time.monotonic()
+    machine.shell("for n in 1 2 3 4 5; do llmsvc --help >/dev/null; done")
+    measured(f"llmsvc --help, {machine.suite}", (time.monotonic() - begun) / 5)
