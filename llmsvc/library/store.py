@@ -217,9 +217,12 @@ def _n_ctx(value: int | None, trained: int | None) -> int | None:
 def is_active(name: str) -> bool:
     """Whether the instance is ready; for those who may not look into its directory, whether it exists."""
     try:
-        return paths.instance_ready(name).exists()
+        paths.instance_ready(name).stat()
     except PermissionError:
         return True
+    except OSError:
+        return False
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -350,6 +350,17 @@ def test_the_list_tells_what_is_there_and_what_is_wrong(conf: Config, host: Path
     assert "expected KEY=value" in str(found["worse"].problem)
 
 
+def test_for_those_who_may_not_look_an_instance_that_exists_is_active(
+    conf: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hidden(type(Path())):  # type: ignore[misc]
+        def stat(self, **options: bool) -> os.stat_result:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(paths, "instance_ready", lambda name: Hidden("/run/hidden/ready"))
+    assert store.is_active("m")
+
+
 @pytest.mark.parametrize(("line", "n_ctx"), [("", 2048), ("N_CTX=0", 2048), ("N_CTX=700", 700)])
 def test_the_context_in_the_list_is_the_one_it_starts_with(
     conf: Config, model_file: Path, line: str, n_ctx: int
