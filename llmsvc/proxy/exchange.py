@@ -160,10 +160,11 @@ class Exchange:
         """Waits for a turn and lets the backend answer; again, if it went away before the first byte."""
         services = self._services
         deadline = self._start + services.config.llama_proxy_queue_seconds
-        for attempt in range(_ATTEMPTS):
+        lost, died = False, 0
+        while died < _ATTEMPTS:
             since = time.monotonic()
             try:
-                backend = await services.queue.acquire(self.record.user_id, deadline, first=attempt > 0)
+                backend = await services.queue.acquire(self.record.user_id, deadline, first=lost)
             finally:
                 self._queued += time.monotonic() - since
             self._backend = backend
@@ -172,11 +173,14 @@ class Exchange:
             try:
                 await self._forward(backend)
                 return
-            except LOST:
+            except LOST as error:
                 services.upstream.lost(backend)
                 if self._response is not None:
                     raise upstream_lost() from None
                 self._leave_backend()
+                lost = True
+                # one that stops refuses connections: it never had the request
+                died += not isinstance(error, aiohttp.ClientConnectorError)
         raise upstream_lost()
 
     async def _forward(self, backend: Backend) -> None:

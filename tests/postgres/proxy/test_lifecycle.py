@@ -203,6 +203,19 @@ def test_request_without_a_byte_is_sent_again_and_one_with_is_ended(running: Any
     assert [(r["state"], r["status_code"]) for r in rows] == [("ok", 200), ("error", 502)]
 
 
+def test_request_that_kills_every_backend_is_ended(running: Any) -> None:
+    key = running.add_key("poison")
+    deadly = background(lambda: post(running, key, mock={"die": -1}))
+    for _ in range(3):
+        running.backends["mock"].wait(10)
+        running.stop_backend()
+        running.start_backend()
+    answer = deadly.result(10)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_lost")
+    assert post(running, key).status_code == 200
+    assert [row["state"] for row in running.rows("poison", 2)] == ["error", "ok"]
+
+
 def test_nothing_ready_for_too_long_is_503_with_retry_after(make_stack: Callable[..., Any]) -> None:
     stack = make_stack(LLAMA_PROXY_HOLD_SECONDS=1)
     stack.start_proxy()
