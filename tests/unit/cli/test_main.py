@@ -152,7 +152,8 @@ def test_help_loads_nothing_heavy():
 def test_a_reader_that_leaves_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
-    process = llmsvc_command(stdout=writer, stderr=subprocess.PIPE)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = llmsvc_command(stdout=writer, stderr=subprocess.PIPE, env=buffered)
     os.close(writer)
     assert process.communicate(timeout=20)[1] == b""
     assert process.returncode == 141
