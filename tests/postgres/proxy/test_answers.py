@@ -61,8 +61,7 @@ def test_stream_gives_its_first_event_before_the_last_is_produced(stack: Any) ->
     assert r.headers["content-type"].startswith("text/event-stream")
     assert r.headers["x-accel-buffering"] == "no"
     assert r.headers["cache-control"] == "no-cache"
-    assert first < 0.4
-    assert last > 0.75
+    assert last - first > 0.5
 
 
 def test_usage_chunk_only_for_those_who_asked_and_counted_always(stack: Any) -> None:

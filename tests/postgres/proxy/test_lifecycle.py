@@ -163,16 +163,15 @@ def test_requests_are_held_while_the_backend_restarts(running: Any) -> None:
 
 def test_switch_sends_waiting_requests_to_the_new_model(running: Any) -> None:
     key = running.add_key("switched")
-    stream = background(lambda: post(running, key, mock={"tokens": 50, "delay": 0.05}))
-    wait_for(lambda: running.mock()["running"])
-    current = background(lambda: post(running, key))
-    named = background(lambda: post(running, key, model="mock"))
-    wait_for(lambda: "2 waiting" in running.wait_notified("waiting"))
-    # the new one is ready before the old one has finished
-    running.start_backend("other")
-    assert current.result(5).json()["model"] == "other"
-    assert named.result(5).json()["error"]["code"] == "model_not_found"
-    assert stream.result(5).json()["model"] == "mock"
+    with open_stream(running, key) as lines:
+        current = background(lambda: post(running, key))
+        named = background(lambda: post(running, key, model="mock"))
+        wait_for(lambda: "2 waiting" in running.wait_notified("waiting"))
+        # the new one is ready before the old one has finished
+        running.start_backend("other")
+        assert current.result(10).json()["model"] == "other"
+        assert named.result(10).json()["error"]["code"] == "model_not_found"
+        assert '"model": "mock"' in next(line for line in lines if line)
 
 
 def test_coming_model_is_listed_while_none_is_ready(make_stack: Callable[..., Any]) -> None:
@@ -351,18 +350,19 @@ def test_silent_stream_gets_its_headers_and_empty_comments(make_stack: Callable[
     key = stack.add_key("silent")
     with stack.http(key) as client:
         start = time.monotonic()
-        mock = {"silent": 1.0, "tokens": 2, "delay": 0.01}
+        mock = {"silent": 3.0, "tokens": 2, "delay": 0.01}
         with client.stream("POST", CHAT, json=body(stream=True, mock=mock)) as answer:
-            assert 0.2 < time.monotonic() - start < 0.9
+            assert 0.2 < time.monotonic() - start < 2.5
             text = "".join(answer.iter_text())
         assert text.startswith(":\n\n:\n\n")
-        assert text.count(":\n\n") <= 4
+        assert text.count(":\n\n") <= 12
         assert text.endswith("data: [DONE]\n\n")
         # an error that comes after the headers can only be an event
         late = client.post(CHAT, json=body(stream=True, mock={"status": 400}))
         assert late.status_code == 400
         with open_stream(stack, stack.add_key()):
             waiting = background(lambda: post(stack, key, stream=True, mock={"status": 400}))
+            wait_for(lambda: "1 waiting" in stack.wait_notified("waiting"))
             time.sleep(0.5)
         answer = waiting.result(5)
         assert answer.status_code == 200
