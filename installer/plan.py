@@ -13,7 +13,7 @@ from installer.facts import Facts, port_taken
 from installer.manifest import Manifest
 from installer.options import Options
 from llmsvc import config, paths
-from llmsvc.accounts import keys, keystore, local, meta, users
+from llmsvc.accounts import audit, keys, keystore, local, meta, users
 from llmsvc.config import Config
 from llmsvc.database import connect, schema
 from llmsvc.errors import ConflictError, Error
@@ -149,7 +149,7 @@ class Plan:
                 lambda: self._start_model(name),
             )
         yield Step(
-            "note the release", lambda: self.manifest.release != self.facts.release, self._note_release
+            "note which release runs", lambda: self.manifest.release != self.facts.release, self._note_release
         )
 
     # ------------------------------------------------------------------------------------------------------
@@ -190,6 +190,7 @@ class Plan:
         with connect(self.config) as connection, connection.transaction():
             users.create(connection, FIRST_USER, role="admin")
             self.key = keystore.add(connection, pepper, FIRST_USER).secret
+            audit.record(connection, "user add", FIRST_USER)
         if self.options.key_file:
             write_atomically(self.options.key_file, self.key + "\n", 0o600)
 
