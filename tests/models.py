@@ -1,4 +1,4 @@
-"""Puts the models that the tests run with into a directory as NAME.gguf, checked against the pinned sha256."""
+"""Puts the models that the tests run with into a directory as NAME.gguf, checked against their sha256."""
 
 from __future__ import annotations
 

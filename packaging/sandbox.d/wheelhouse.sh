@@ -12,7 +12,7 @@ make_wheelhouse() {
     exec {lock}>"$cache/wheelhouse/.lock"
     flock -n $lock || { step "waiting for another process that makes a wheelhouse" && flock $lock; }
     if [ ! -e "$house/COMPLETE" ] || [ "$(cat "$house.key" 2>/dev/null)" != "$key" ]; then
-        step "making the wheelhouse of $suite"
+        step "the wheelhouse of $suite"
         rm -rf --one-file-system -- "$place"
         mkdir -p "$place/upper/etc" "$place/work" "$place/root"
         options=("--machine=wheelhouse-$suite" --as-pid2 --console=pipe "--bind-ro=$root:/src" "--bind=$cache:/var/cache/llmsvc")

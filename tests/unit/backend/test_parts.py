@@ -5,6 +5,7 @@ import time
 import pytest
 
 from llmsvc.backend import environment
+from llmsvc.backend.engine import Engine
 from llmsvc.backend.jobs import REMEMBERED, Job, JobCancelledError, Jobs
 from llmsvc.backend.loading import Progress, Watch
 from llmsvc.backend.problem import ApiError
@@ -93,6 +94,18 @@ async def test_the_first_reason_to_cancel_counts_and_a_finished_job_has_none():
     done.done.set()
     done.cancel("left")
     assert done.cancelled is None
+
+
+async def test_an_idle_engine_is_alive_and_one_that_does_not_move_is_not():
+    engine = object.__new__(Engine)
+    engine._job, engine.moved = None, time.monotonic() - 100
+    assert engine.alive(60)
+    engine._job = Job("x")
+    assert not engine.alive(60)
+    assert engine._abort_wanted(None) is False
+    assert engine.alive(60)
+    engine._job.cancel("left")
+    assert engine._abort_wanted(None) is True
 
 
 def test_a_load_that_does_nothing_is_noticed():
