@@ -33,9 +33,8 @@ cgroup_bases() {
         return
     fi
     for mount in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
-        [ -e $mount/cgroup.procs ] && echo "$mount/llmsvc-sandbox-$1"
+        if grep -qE "^[^ ]+ $mount cgroup2? " /proc/mounts; then echo "$mount/llmsvc-sandbox-$1"; fi
     done
-    return 0
 }
 
 # host_packages: what boots machines and makes their images, from apt where it is missing

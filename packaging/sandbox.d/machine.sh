@@ -97,6 +97,7 @@ supervise() {
         fd=${fd##*/}
         [ "$fd" -le 2 ] || [ "$fd" = 255 ] || eval "exec $fd>&-"
     done
+    rm -rf -- "$work" # it lives long, and may be killed
     name=$(basename -- "$place")
     mapfile -t arguments <"$place/arguments"
     echo $$ >"$place/supervisor.pid"
