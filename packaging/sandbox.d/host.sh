@@ -20,20 +20,16 @@ check_host() {
 # cgroup_bases NAME: the directory of this machine in each hierarchy that systemd uses. Two machines under one
 # directory would share their payload's group and kill each other's processes.
 cgroup_bases() {
-    local hierarchy path mount
-    if [ -d /run/systemd/system ]; then # the group that our own unit was given
-        while IFS=: read -r _ hierarchy path; do
-            case $hierarchy in
-            name=systemd) mount=/sys/fs/cgroup/systemd ;;
-            "") mount=/sys/fs/cgroup && [ ! -d $mount/unified ] || mount=/sys/fs/cgroup/unified ;;
-            *) continue ;;
-            esac
-            echo "$mount${path%/}"
-        done </proc/self/cgroup
-        return
-    fi
+    local mount group
     for mount in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
-        if grep -qE "^[^ ]+ $mount cgroup2? " /proc/mounts; then echo "$mount/llmsvc-sandbox-$1"; fi
+        grep -qE "^[^ ]+ $mount cgroup2? " /proc/mounts || continue
+        if [ -d /run/systemd/system ]; then # the group that our own unit was given
+            case $mount in */systemd) group=name=systemd ;; *) group='' ;; esac
+            group=$(sed -n "s/^[0-9]*:$group:\/*//p" /proc/self/cgroup)
+            echo "$mount${group:+/$group}"
+        else
+            echo "$mount/llmsvc-sandbox-$1"
+        fi
     done
 }
 

@@ -140,6 +140,12 @@ remove_cgroup() {
     [ ! -d "$1" ] || find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || true
 }
 
+# remove_cgroups NAME: all of a machine that has ended; a systemd of the host does it itself
+remove_cgroups() {
+    local base
+    [ -d /run/systemd/system ] || while read -r base; do remove_cgroup "$base"; done < <(cgroup_bases "$1")
+}
+
 # supervisor NAME, leader NAME: the process that keeps the machine; PID 1 of the machine as the host counts. Status 1: none.
 supervisor() { alive "$machines/$1/supervisor.pid" "supervise $machines/$1"; }
 leader() {
@@ -195,7 +201,7 @@ pass_on() {
 
 # remove_machine NAME: ends it, in an orderly way if it can, and leaves no process, mount, control group or file
 remove_machine() {
-    local name=$1 place=$machines/$1 keeper pid waited=0 base
+    local name=$1 place=$machines/$1 keeper pid waited=0
     if keeper=$(supervisor "$name"); then
         kill -TERM "$keeper"
         while [ -d "/proc/$keeper" ] && [ $waited -lt 200 ]; do
@@ -208,6 +214,6 @@ remove_machine() {
         kill -KILL "$pid" 2>/dev/null || true
         while [ -d "/proc/$pid" ]; do sleep 0.05; done
     done
-    [ -d /run/systemd/system ] || while read -r base; do remove_cgroup "$base"; done < <(cgroup_bases "$name")
+    remove_cgroups "$name"
     rm -rf --one-file-system -- "$place"
 }

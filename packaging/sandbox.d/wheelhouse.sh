@@ -4,7 +4,7 @@
 
 # make_wheelhouse SUITE: makes or completes $cache/wheelhouse/SUITE
 make_wheelhouse() {
-    local suite=$1 house=$cache/wheelhouse/$1 place=$machines/.wheelhouse-$1 key lock options
+    local suite=$1 house=$cache/wheelhouse/$1 place=$machines/.wheelhouse-$1 key lock options scope=()
     key=$({ image "$suite" full && cat "$root"/packaging/{wheelhouse,common.sh,*.lock} "$root"/models/{smollm2,gemma3}.toml; } | sha256sum)
     [ ! -e "$house/COMPLETE" ] || [ "$(cat "$house.key" 2>/dev/null)" != "$key" ] || return 0
     make_image "$suite" full
@@ -20,9 +20,10 @@ make_wheelhouse() {
         mapfile -t -O ${#options[@]} options < <(sed 's/^/--setenv=/' "$place/upper/etc/environment")
         options+=(/src/packaging/wheelhouse "/var/cache/llmsvc/wheelhouse/$suite")
         prepare_tree "$place" "$(image "$suite" full)" "${options[@]}"
-        unshare --mount "$root/packaging/sandbox" supervise "$place" </dev/null || die "the wheelhouse of $suite could not be made"
-        local base
-        while read -r base; do remove_cgroup "$base"; done < <(cgroup_bases ".wheelhouse-$suite")
+        [ ! -d /run/systemd/system ] || scope=(systemd-run --quiet --scope --property=Delegate=yes)
+        "${scope[@]}" unshare --mount "$root/packaging/sandbox" supervise "$place" </dev/null ||
+            die "the wheelhouse of $suite could not be made"
+        remove_cgroups ".wheelhouse-$suite"
         rm -rf --one-file-system -- "$place"
         printf '%s\n' "$key" >"$house.key"
     fi
