@@ -26,7 +26,7 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 2),
     "top_p": (float, 0, 1),
     "min_p": (float, 0, 1),
-    "top_k": (int, 0, 1_000_000),
+    "top_k": (int, -1, 1_000_000),
     "presence_penalty": (float, -2, 2),
     "frequency_penalty": (float, -2, 2),
     "repeat_penalty": (float, 0.01, 10),
@@ -180,6 +180,8 @@ def _common(body: dict[str, Any], model: Model) -> dict[str, Any]:
     for key, (kind, low, high) in _NUMBERS.items():
         if key in body:
             out[key] = _number(body[key], key, kind, low, high)
+    if out.get("top_k") == -1:
+        out["top_k"] = 0  # other engines' word for "all"
     stops = body.get("stop", [])
     stops = [stops] if isinstance(stops, str) else stops
     if not isinstance(stops, list) or len(stops) > MAX_STOPS:

@@ -21,6 +21,7 @@ import importlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -316,6 +317,7 @@ def _check_chat_format(settings: ModelSettings) -> None:
 
 def _silence() -> None:
     """Keeps llama_cpp from writing to, and from closing, our stdout and stderr."""
+    warnings.filterwarnings("ignore", module=r"llama_cpp\.")
     llama_cpp, llama = _module("llama_cpp"), _module("llama_cpp.llama")
     internals, app = _module("llama_cpp._internals"), _module("llama_cpp.server.app")
 

@@ -17,7 +17,7 @@ _MEMORY = re.compile(
     r"fail\w* to (m?alloc|mmap)|unable to allocate|out of memory|outof\w*memory|cannot allocate|bad_alloc",
     re.I,
 )
-_GPU = re.compile(r"\b(cuda|hip|rocm|vulkan|ggml_cuda|ggml_vk|gpu)\w*\b.*(error|fail|no |not )", re.I)
+_GPU = re.compile(r"\b(cuda|hip|rocm|vulkan|ggml_cuda|ggml_vk|gpu)\w*\b.*(error|fail)", re.I)
 _PREFIX = re.compile(r"^(\w+: )*(error loading model: |failed to )?")
 
 _FOREVER: list[object] = []

@@ -57,9 +57,13 @@ def _serve(name: str, log: journal.Journal) -> None:
             raise
     gc.collect()
     gc.freeze()
-    adapter = Adapter(engine, max_body_bytes=common.llama_proxy_max_body_bytes)
+    # the proxy has checked the limit already, and may have added a field
+    adapter = Adapter(engine, max_body_bytes=common.llama_proxy_max_body_bytes + 4096)
     status = f"Serving {name} ({model.model.name}, {engine.n_ctx} tokens, {engine.device})"
     server = Server(adapter, engine, drain_seconds=common.llama_proxy_drain_seconds, status=status)
     server.run(sockets=[listener])
     paths.instance_socket(name).unlink(missing_ok=True)
+    if adapter.jobs.busy_since():
+        # the drain is over and the model still computes: neither wait for that thread nor free its memory
+        loading.exit_now(0)
     engine.close()

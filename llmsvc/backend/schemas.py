@@ -7,6 +7,7 @@ process. What is let through is a subset that it turns into the right grammar; t
 from __future__ import annotations
 
 import re
+import secrets
 from typing import Any
 
 from llmsvc.backend.problem import ApiError, bad
@@ -21,18 +22,6 @@ MAX_TEXT = 200
 _TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .-]{0,63}\Z")
 _REFERENCE = re.compile(r"#/(\$defs|definitions)/[A-Za-z0-9_.-]{1,64}\Z")
-_RESERVED = {
-    "root",
-    "dot",
-    "space",
-    "char",
-    "value",
-    "uuid",
-    "date",
-    "time",
-    "decimal-part",
-    "integral-part",
-} | _TYPES
 _NOTES = {
     "$comment", "$id", "$schema", "default", "deprecated", "description", "example", "examples", "format",
     "readOnly", "title", "writeOnly",
@@ -52,16 +41,15 @@ def safe(schema: object, param: str) -> dict[str, Any]:
     """
     walker = _Walker(param)
     clean = walker.schema(schema, 0)
-    for reference in walker.references:
-        _, table, name = reference.split("/")
-        if name not in clean.get(table, {}):
-            raise walker.refuse("refers to a part that is not there")
+    if any(alias not in clean.get(table, {}) for (table, _), alias in walker.aliases.items()):
+        raise walker.refuse("refers to a part that is not there")
     return clean
 
 
 class _Walker:
     def __init__(self, param: str) -> None:
-        self.references: set[str] = set()
+        self.aliases: dict[tuple[str, str], str] = {}
+        """Our names for the definitions, by table and name."""
         self._param = param
         self._nodes = 0
         self._repeats = 0
@@ -108,17 +96,23 @@ class _Walker:
             raise self.refuse("may name properties with letters, digits, '_', '-', '.' and blanks only")
         return {name: self.schema(value, depth + 1) for name, value in node.items()}
 
-    def definitions(self, node: object, depth: int) -> dict[str, Any]:
-        table = self.table(node, depth)
-        if depth or any(name in _RESERVED for name in table):
-            raise self.refuse("must define its parts at its top, under names that are not types")
-        return table
+    def definitions(self, node: object, depth: int, table: str = "$defs") -> dict[str, Any]:
+        if depth:
+            raise self.refuse("must define its parts at its top")
+        return {self._alias(table, name): part for name, part in self.table(node, depth).items()}
+
+    def old_definitions(self, node: object, depth: int) -> dict[str, Any]:
+        return self.definitions(node, depth, "definitions")
 
     def reference(self, node: object, depth: int) -> str:
         if not isinstance(node, str) or not _REFERENCE.match(node):
             raise self.refuse("may refer to its own $defs only")
-        self.references.add(node)
-        return node
+        _, table, name = node.split("/")
+        return f"#/{table}/{self._alias(table, name)}"
+
+    def _alias(self, table: str, name: str) -> str:
+        # the converter takes the name for that of a rule: it must be a legal one, and no property's path
+        return self.aliases.setdefault((table, name), f"part-{secrets.token_hex(8)}")
 
     def choices(self, node: object, depth: int) -> list[Any]:
         if not isinstance(node, list) or not 0 < len(node) <= MAX_NODES:
@@ -176,7 +170,7 @@ _METHODS = {
     "additionalProperties": "extra",
     "anyOf": "choices",
     "const": "value",
-    "definitions": "definitions",
+    "definitions": "old_definitions",
     "enum": "values",
     "items": "child",
     "maxItems": "repeats",

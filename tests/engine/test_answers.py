@@ -111,6 +111,19 @@ def test_a_json_schema_is_kept_to(smollm2):
     assert isinstance(value["count"], int)
 
 
+def test_a_schema_with_definitions_as_pydantic_writes_it_is_kept_to(smollm2):
+    schema = {
+        "$defs": {"My_Colour": {"enum": ["red", "blue"], "title": "Colour", "type": "string"}},
+        "properties": {"value": {"$ref": "#/$defs/My_Colour"}},
+        "required": ["value"],
+        "title": "string",
+        "type": "object",
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    body = smollm2.chat("Describe a thing", response_format=form, max_tokens=60, temperature=0).json()
+    assert json.loads(body["choices"][0]["message"]["content"])["value"] in ("red", "blue")
+
+
 def test_a_named_function_is_called(smollm2):
     choice = {"type": "function", "function": {"name": "get_weather"}}
     fields = {"tools": [TOOL], "tool_choice": choice, "temperature": 0, "max_tokens": 40}

@@ -1,5 +1,7 @@
 """Which JSON schemas are let through to llama.cpp's converter."""
 
+import re
+
 import pytest
 
 from llmsvc.backend import schemas
@@ -16,16 +18,21 @@ def safe(schema):
         {"type": "object", "properties": {"a": {"type": "string", "maxLength": 512}}, "required": ["a"]},
         {"type": "array", "items": {"enum": ["x", 1, None, True]}, "minItems": 1, "maxItems": 3},
         {"anyOf": [{"type": "integer"}, {"type": "null"}]},
-        {
-            "$ref": "#/$defs/Node",
-            "$defs": {"Node": {"type": "object", "properties": {"n": {"$ref": "#/$defs/Node"}}}},
-        },
         {"type": "string", "format": "date-time"},
         {"type": "object", "additionalProperties": {"type": "number"}},
     ],
 )
 def test_what_llama_cpp_does_right_passes_unchanged(schema):
     assert safe(schema) == schema
+
+
+def test_definitions_get_names_that_are_legal_in_a_grammar_and_nobody_elses():
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/My_Node.1"}}}
+    clean = safe({"$ref": "#/$defs/My_Node.1", "$defs": {"My_Node.1": node, "string": {"type": "null"}}})
+    name = clean["$ref"].removeprefix("#/$defs/")
+    assert re.fullmatch("part-[0-9a-f]{16}", name)
+    assert clean["$defs"][name]["properties"]["next"] == {"$ref": f"#/$defs/{name}"}
+    assert "string" not in clean["$defs"]
 
 
 def test_notes_are_dropped_and_an_empty_schema_means_an_object():
@@ -75,7 +82,6 @@ def nest(depth):
         {"properties": {'a"': {"type": "string"}}},
         {"$ref": "https://x/y"},
         {"$ref": "#/$defs/absent"},
-        {"$defs": {"string": {"type": "null"}}, "type": "object"},
         {"properties": {"a": {"$defs": {"b": {}}}}},
         nest(17),
         {"properties": {f"p{n}": {"type": "string"} for n in range(400)}},
