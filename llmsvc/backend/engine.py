@@ -1,30 +1,15 @@
-"""llama-cpp-python 0.3.36, and the only module that knows its insides.
-
-What is reached into, and why; each has a test in tests/engine/test_internals.py:
-
- 1. `llama_cpp.llama_model_default_params`: the only way to give llama.cpp a progress callback.
- 2. `suppress_stdout_stderr` of `llama` and `_internals`: it turns our own stderr off while a model loads.
- 3. `Llama.generate`, `_create_completion`, `create_chat_completion`, `LlamaContext.decode`: counting
-    tokens, cancelling between batches, and telling whether the template or the model failed.
- 4. `llama_set_abort_callback`: cancelling within a batch (on the CPU only) and seeing that a batch moves.
- 5. `LlamaSampler.add_grammar`: it adds the NULL of a grammar that does not parse, which crashes on first use.
- 6. `Llama.tokenize`: chat texts must not forge control tokens.
- 7. `RouteErrorHandler.error_message_wrapper`, and `print` in `server.app`: they write prompts to the journal.
- 8. `LlamaChatCompletionHandlerRegistry._chat_handlers`, `Llama._chat_handlers`: the chat formats there are.
-"""
+"""The loaded model, counted, cancelled and guarded through llama-cpp-python's insides (see internals.py)."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import importlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from llmsvc.backend import internals
 from llmsvc.backend.bodies import Model
 from llmsvc.backend.jobs import Job, start
 from llmsvc.backend.llamalog import Log
@@ -47,29 +32,29 @@ class Engine:
         :raises SettingError, ModelError: no restart can mend it
         :raises Error: a want of memory, or trouble with a GPU
         """
-        server = _module("llama_cpp.server.settings")
+        server = internals.module("llama_cpp.server.settings")
         self._settings = settings
         self._job: Job | None = None
         self.moved = time.monotonic()
         """When the model last did something, by time.monotonic()."""
-        self.version: str = _module("llama_cpp").__version__
+        self.version: str = internals.module("llama_cpp").__version__
         self._log = Log()
         _check_chat_format(settings)
-        _silence()
+        internals.silence()
         self._log.start()
         try:
-            with _progress_callback(progress):
-                self.app = _module("llama_cpp.server.app").create_app(
+            with internals.progress_callback(progress):
+                self.app = internals.module("llama_cpp.server.app").create_app(
                     server_settings=server.ServerSettings(interrupt_requests=False, disable_ping_events=True),
                     model_settings=[server.ModelSettings(**_engine_settings(settings, header))],
                 )
         except MemoryError:
             raise Error("not enough memory for the context; a smaller N_CTX needs less") from None
-        except _module("jinja2").TemplateError as error:
+        except internals.module("jinja2").TemplateError as error:
             raise ModelError(f"its chat template is broken: {_brief(error)}", file=settings.model) from None
         except (ValueError, RuntimeError) as error:
             raise self._load_error(error) from None
-        self._llama = _loaded()
+        self._llama = internals.loaded()
         try:
             self._inspect()
         except Error:
@@ -78,7 +63,7 @@ class Engine:
 
     def _inspect(self) -> None:
         """Hooks into the loaded model and learns what it is."""
-        llama_cpp, settings = _module("llama_cpp"), self._settings
+        llama_cpp, settings = internals.module("llama_cpp"), self._settings
         self._hook()
         self.model = Model(
             name=settings.name,
@@ -152,7 +137,7 @@ class Engine:
 
         :raises ApiError: 400, llama.cpp cannot use it
         """
-        llama_cpp = _module("llama_cpp")
+        llama_cpp = internals.module("llama_cpp")
         refused = bad("this JSON schema cannot be turned into a grammar", param, "unsupported_schema")
         try:
             grammar = llama_cpp.LlamaGrammar.from_json_schema(json.dumps(schema), verbose=False)
@@ -183,9 +168,9 @@ class Engine:
         return ModelError(f"llama.cpp cannot load it: {reason}", file=self._settings.model)
 
     def _hook(self) -> None:
-        llama_cpp = _module("llama_cpp")
+        llama_cpp = internals.module("llama_cpp")
         llama = self._llama
-        known = {**_chat_formats(), **llama._chat_handlers}
+        known = {**internals.chat_formats(), **llama._chat_handlers}
         if not llama.chat_handler and llama.chat_format not in known:
             raise self._settings.error("CHAT_FORMAT", "the GGUF has no template of that name")
         self._tokenize = llama.tokenize
@@ -273,11 +258,6 @@ class Engine:
         return chatted
 
 
-def _module(name: str) -> Any:
-    """A module, imported only when the environment is clean."""
-    return importlib.import_module(name)
-
-
 def _brief(error: Exception) -> str:
     """One short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
@@ -292,7 +272,7 @@ def _engine_settings(settings: ModelSettings, header: Header) -> dict[str, Any]:
     if "lora_path" in values:
         values["lora_path"] = str(values["lora_path"])
     values.setdefault("n_ctx", min(header.context_length or DEFAULT_N_CTX, DEFAULT_N_CTX))
-    offload = settings["GPU"] != "none" and _module("llama_cpp").llama_supports_gpu_offload()
+    offload = settings["GPU"] != "none" and internals.module("llama_cpp").llama_supports_gpu_offload()
     values.setdefault("n_gpu_layers", -1 if offload else 0)
     values.setdefault("n_threads", max(len(os.sched_getaffinity(0)) - 1, 1))
     values.setdefault("n_threads_batch", values["n_threads"])
@@ -303,70 +283,9 @@ def _engine_settings(settings: ModelSettings, header: Header) -> dict[str, Any]:
     return values
 
 
-def _chat_formats() -> dict[str, Any]:
-    return dict(_module("llama_cpp.llama_chat_format").LlamaChatCompletionHandlerRegistry()._chat_handlers)
-
-
 def _check_chat_format(settings: ModelSettings) -> None:
     """Refuses a CHAT_FORMAT that llama_cpp does not know, before the model is read."""
     wanted = settings["CHAT_FORMAT"]
-    if wanted and wanted not in _chat_formats() and not wanted.startswith("chat_template."):
-        allowed = ", ".join(sorted(_chat_formats()))
+    if wanted and wanted not in internals.chat_formats() and not wanted.startswith("chat_template."):
+        allowed = ", ".join(sorted(internals.chat_formats()))
         raise settings.error("CHAT_FORMAT", f"must be one of {allowed}, not {wanted[:40]!r}")
-
-
-def _silence() -> None:
-    """Keeps llama_cpp from writing to, and from closing, our stdout and stderr."""
-    warnings.filterwarnings("ignore", module=r"llama_cpp\.")
-    llama_cpp, llama = _module("llama_cpp"), _module("llama_cpp.llama")
-    internals, app = _module("llama_cpp._internals"), _module("llama_cpp.server.app")
-
-    def nothing(*_args: Any, **_kwargs: Any) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    llama.suppress_stdout_stderr = nothing
-    internals.suppress_stdout_stderr = nothing
-    app.print = lambda *_args, **_kwargs: None
-    app.RouteErrorHandler.error_message_wrapper = lambda self, error, body=None: (500, {})
-    add_grammar = internals.LlamaSampler.add_grammar
-
-    def guarded(self: Any, model: Any, grammar: Any) -> None:
-        sampler = llama_cpp.llama_sampler_init_grammar(
-            model.vocab, grammar._grammar.encode(), grammar._root.encode()
-        )
-        if not sampler:
-            raise bad("the grammar does not parse", None, "unsupported_schema")
-        llama_cpp.llama_sampler_free(sampler)
-        add_grammar(self, model, grammar)
-
-    internals.LlamaSampler.add_grammar = guarded
-
-
-@contextlib.contextmanager
-def _progress_callback(progress: Callable[[float], None]) -> Iterator[None]:
-    bindings = _module("llama_cpp.llama_cpp")
-    original = bindings.llama_model_default_params
-
-    def tell(fraction: float, _data: object) -> bool:
-        progress(fraction)
-        return True
-
-    callback = bindings.llama_progress_callback(tell)
-
-    def params() -> Any:
-        made = original()
-        made.progress_callback = callback
-        return made
-
-    bindings.llama_model_default_params = params
-    try:
-        yield
-    finally:
-        bindings.llama_model_default_params = original
-
-
-def _loaded() -> Any:
-    """The Llama that create_app() has made."""
-    proxy = _module("llama_cpp.server.app")._llama_proxy
-    assert proxy is not None
-    return proxy()

@@ -190,5 +190,5 @@ def test_logprobs_only_where_they_are_switched_on(start, smollm2):
     assert smollm2.chat(logprobs=True).json()["error"]["code"] == "logprobs_not_supported"
     backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=256\nLOGITS_ALL=1\n")
     backend.wait_for("READY=1")
-    body = backend.chat(logprobs=True, top_logprobs=2, max_tokens=2).json()
+    body = backend.chat(logprobs=True, top_logprobs=2, max_tokens=2, temperature=0).json()
     assert len(body["choices"][0]["logprobs"]["content"]) == 2

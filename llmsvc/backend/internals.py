@@ -1,0 +1,92 @@
+"""The insides of llama-cpp-python 0.3.36 that are no part of a loaded model; those that are, are in engine.py.
+
+No other module knows any. What both reach into, and why; each has a test in tests/engine/test_internals.py:
+
+ 1. `llama_cpp.llama_model_default_params`: the only way to give llama.cpp a progress callback.
+ 2. `suppress_stdout_stderr` of `llama` and `_internals`: it turns our own stderr off while a model loads.
+ 3. `Llama.generate`, `_create_completion`, `create_chat_completion`, `LlamaContext.decode`: counting
+    tokens, cancelling between batches, and telling whether the template or the model failed.
+ 4. `llama_set_abort_callback`: cancelling within a batch (on the CPU only) and seeing that a batch moves.
+ 5. `LlamaSampler.add_grammar`: it adds the NULL of a grammar that does not parse, which crashes on first use.
+ 6. `Llama.tokenize`: chat texts must not forge control tokens.
+ 7. `RouteErrorHandler.error_message_wrapper`, and `print` in `server.app`: they write prompts to the journal.
+ 8. `LlamaChatCompletionHandlerRegistry._chat_handlers`, `Llama._chat_handlers`: the chat formats there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llmsvc.backend.problem import bad
+
+
+def module(name: str) -> Any:
+    """A module, imported only when the environment is clean."""
+    return importlib.import_module(name)
+
+
+def chat_formats() -> dict[str, Any]:
+    """The chat formats that llama_cpp knows by name."""
+    return dict(module("llama_cpp.llama_chat_format").LlamaChatCompletionHandlerRegistry()._chat_handlers)
+
+
+def silence() -> None:
+    """Keeps llama_cpp from writing to, and from closing, our stdout and stderr."""
+    warnings.filterwarnings("ignore", module=r"llama_cpp\.")
+    llama_cpp, llama = module("llama_cpp"), module("llama_cpp.llama")
+    internals, app = module("llama_cpp._internals"), module("llama_cpp.server.app")
+
+    def nothing(*_args: Any, **_kwargs: Any) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    llama.suppress_stdout_stderr = nothing
+    internals.suppress_stdout_stderr = nothing
+    app.print = lambda *_args, **_kwargs: None
+    app.RouteErrorHandler.error_message_wrapper = lambda self, error, body=None: (500, {})
+    add_grammar = internals.LlamaSampler.add_grammar
+
+    def guarded(self: Any, model: Any, grammar: Any) -> None:
+        sampler = llama_cpp.llama_sampler_init_grammar(
+            model.vocab, grammar._grammar.encode(), grammar._root.encode()
+        )
+        if not sampler:
+            raise bad("the grammar does not parse", None, "unsupported_schema")
+        llama_cpp.llama_sampler_free(sampler)
+        add_grammar(self, model, grammar)
+
+    internals.LlamaSampler.add_grammar = guarded
+
+
+@contextlib.contextmanager
+def progress_callback(progress: Callable[[float], None]) -> Iterator[None]:
+    """Has `progress` called with 0.0 to 1.0 while a model is read in the body of the with statement."""
+    bindings = module("llama_cpp.llama_cpp")
+    original = bindings.llama_model_default_params
+
+    def tell(fraction: float, _data: object) -> bool:
+        progress(fraction)
+        return True
+
+    callback = bindings.llama_progress_callback(tell)
+
+    def params() -> Any:
+        made = original()
+        made.progress_callback = callback
+        return made
+
+    bindings.llama_model_default_params = params
+    try:
+        yield
+    finally:
+        bindings.llama_model_default_params = original
+
+
+def loaded() -> Any:
+    """The Llama that create_app() has made."""
+    proxy = module("llama_cpp.server.app")._llama_proxy
+    assert proxy is not None
+    return proxy()
