@@ -1,4 +1,4 @@
-"""The insides of llama-cpp-python 0.3.36 that are no part of a loaded model; those that are, are in engine.py.
+"""The insides of llama-cpp-python 0.3.36 that are no part of a loaded model; the others are in engine.py.
 
 No other module knows any. What both reach into, and why; each has a test in tests/engine/test_internals.py:
 

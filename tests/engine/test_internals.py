@@ -1,4 +1,4 @@
-"""One test for each inside of llama-cpp-python that llmsvc/backend/internals.py lists, by its number there."""
+"""One test for each inside of llama-cpp-python that llmsvc/backend/internals.py lists, by its number."""
 
 import importlib.metadata
 import inspect
