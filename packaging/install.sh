@@ -28,17 +28,21 @@ T
 
 wheelhouse=''
 sandbox=''
+model=''
+key_file=''
 options=()
 while [ $# -gt 0 ]; do
     case $1 in
+    --wheelhouse | --model | --key-file)
+        [ $# -gt 1 ] || die "$1 needs a value" "packaging/install.sh --help"
+        set -- "$1=$2" "${@:3}"
+        continue
+        ;;
     -h | --help) usage && exit 0 ;;
     --sandbox) sandbox=yes ;;
-    --wheelhouse)
-        [ $# -gt 1 ] || die "--wheelhouse needs a directory"
-        wheelhouse=$2
-        shift
-        ;;
     --wheelhouse=*) wheelhouse=${1#*=} ;;
+    --model=*) model=${1#*=} ;;
+    --key-file=*) key_file=${1#*=} ;;
     *) options+=("$1") ;;
     esac
     shift
@@ -56,13 +60,29 @@ if [ -z "$sandbox" ] && [ ! -d /run/systemd/system ]; then
 fi
 if [ -n "$sandbox" ]; then
     machine=llmsvc
-    if ! "$root/packaging/sandbox" exec $machine -- true 2>/dev/null; then
+    in_machine() { "$root/packaging/sandbox" exec $machine -- "$@"; }
+    if ! in_machine true 2>/dev/null; then
         binds=()
         [ -z "$wheelhouse" ] || binds=(--bind "$wheelhouse:/run/wheelhouse")
-        "$root/packaging/sandbox" up $machine --bare --network "${binds[@]}"
+        if [ -e "/var/lib/llmsvc-sandbox/$machine" ]; then
+            "$root/packaging/sandbox" reboot $machine
+        else
+            "$root/packaging/sandbox" up $machine --bare --network "${binds[@]}"
+        fi
     fi
-    [ -z "$wheelhouse" ] || options=(--wheelhouse /run/wheelhouse "${options[@]}")
-    "$root/packaging/sandbox" exec $machine -- /src/packaging/install.sh "${options[@]}"
+    # files are named as this host has them: bring them in, and the key out
+    [ -z "$wheelhouse" ] || options+=(--wheelhouse /run/wheelhouse)
+    if [ -f "$model" ]; then
+        inside=/root/$(basename -- "$model")
+        in_machine tee "$inside" <"$model" >/dev/null
+        options+=(--model "$inside")
+    elif [ -n "$model" ]; then
+        options+=(--model "$model")
+    fi
+    [ -z "$key_file" ] || options+=(--key-file /root/llmsvc.key)
+    in_machine /src/packaging/install.sh "${options[@]}" </dev/null
+    [ ! -f "$model" ] || in_machine rm -f -- "$inside"
+    if [ -n "$key_file" ]; then (umask 077 && in_machine cat /root/llmsvc.key </dev/null >"$key_file"); fi
     cat <<T
 
 It runs in a throwaway machine that shares this host's network:
@@ -74,7 +94,8 @@ fi
 
 # ---------------------------------------------------------------------------------------------------- packages
 mapfile -t packages < <(sed 's/#.*//; s/[[:space:]]//g; /^$/d' "$root/packaging/apt-packages")
-if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
+distribution=$(sed -n 's/^ID\(_LIKE\)\?=//p' /etc/os-release | tr -d "\"'" | tr '\n' ' ')
+if [[ " $distribution" =~ \ (debian|ubuntu)\  ]] && command -v apt-get >/dev/null; then
     if grep -qE '^VERSION_CODENAME=(bullseye|focal|jammy)$' /etc/os-release; then
         packages=("${packages[@]/#polkitd/policykit-1}") # its name there
     fi
@@ -89,7 +110,8 @@ else
     [ -n "$wheelhouse" ] || command -v c++ >/dev/null || missing+=("a C++ compiler")
     if [ ${#missing[@]} -gt 0 ]; then
         list=$(printf ', %s' "${missing[@]}")
-        die "this distribution is not known; missing: ${list:2}" "install these by hand and run this again; nothing was changed"
+        die "this distribution (${distribution% }) is not known; missing: ${list:2}" \
+            "install these by hand and run this again; nothing was changed"
     fi
 fi
 
@@ -137,7 +159,9 @@ if [ "$(readlink /usr/local/bin/llmsvc)" != /opt/llmsvc/venv/bin/llmsvc ]; then
     ln -sfn -- /opt/llmsvc/venv/bin/llmsvc /usr/local/bin/llmsvc
 fi
 
-[ -z "$wheelhouse" ] || options=(--wheelhouse "$wheelhouse" "${options[@]}")
+[ -z "$wheelhouse" ] || options+=(--wheelhouse "$wheelhouse")
+[ -z "$model" ] || options+=(--model "$model")
+[ -z "$key_file" ] || options+=(--key-file "$key_file")
 /opt/llmsvc/venv/bin/llmsvc install "${options[@]}"
 
 # The release before this one stays, for whoever must go back; older ones go.

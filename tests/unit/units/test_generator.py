@@ -1,4 +1,4 @@
-"""units/llmsvc-generator: exclusion in one direction, the default model last, address and stop time-outs."""
+"""units/llmsvc-generator: exclusion in one direction, who wins at boot, address and stop time-outs."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ class Host:
     """An /etc/llmsvc and /run/llama-server of the test's own."""
 
     def __init__(self, root: Path) -> None:
-        self.etc, self.run, self.out = root / "etc", root / "run", root / "out"
-        for directory in (self.etc / "models.d", self.run, self.out):
+        self.etc, self.run, self.out, self.units = root / "etc", root / "run", root / "out", root / "units"
+        for directory in (self.etc / "models.d", self.run, self.out, self.units / "multi-user.target.wants"):
             directory.mkdir(parents=True)
 
     def model(self, name: str, text: str = "MODEL=m.gguf\n") -> None:
@@ -23,11 +23,20 @@ class Host:
     def default(self, name: str) -> None:
         (self.etc / "default-model").symlink_to(f"models.d/{name}.env")
 
+    def enable(self, name: str) -> None:
+        link = self.units / f"multi-user.target.wants/llama-server@{name}.service"
+        link.symlink_to("/etc/systemd/system/llama-server@.service")
+
     def generate(self) -> None:
         subprocess.run(
             ["/bin/sh", paths.data("units", "llmsvc-generator"), self.out],
             check=True,
-            env={"LLMSVC_ETC": str(self.etc), "LLMSVC_RUN": str(self.run), "PATH": os.environ["PATH"]},
+            env={
+                "LLMSVC_ETC": str(self.etc),
+                "LLMSVC_RUN": str(self.run),
+                "LLMSVC_ENABLED": str(self.units),
+                "PATH": os.environ["PATH"],
+            },
         )
 
     def exclusion(self) -> dict[str, tuple[list[str], list[str]]]:
@@ -55,16 +64,35 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-def test_each_model_names_exactly_those_before_it_and_the_default_all(host: Host) -> None:
+def test_each_model_names_exactly_those_before_it(host: Host) -> None:
     for model in ("beta", "alpha", "gamma"):
         host.model(model)
-    host.default("alpha")
+    host.default("gamma")
     host.generate()
     assert host.exclusion() == {
-        "beta": ([], []),
-        "gamma": (["beta"], ["beta"]),
-        "alpha": (["beta", "gamma"], ["beta", "gamma"]),
+        "gamma": ([], []),
+        "alpha": (["gamma"], ["gamma"]),
+        "beta": (["gamma", "alpha"], ["gamma", "alpha"]),
     }
+
+
+def test_at_boot_the_default_declares_the_conflict_with_all_that_is_enabled(host: Host) -> None:
+    for model in ("alpha", "beta", "gamma", "delta"):
+        host.model(model)
+    host.default("beta")
+    for model in ("gamma", "beta", "gone"):
+        host.enable(model)
+    host.generate()
+    assert host.exclusion()["beta"] == (["gamma"], ["gamma"])
+
+
+def test_the_running_model_names_no_other(host: Host) -> None:
+    for model in ("alpha", "beta", "gamma"):
+        host.model(model)
+    host.default("alpha")
+    (host.run / "gamma").mkdir()
+    host.generate()
+    assert host.exclusion()["gamma"] == ([], [])
 
 
 def test_every_pair_is_exclusive_in_one_direction_only(host: Host) -> None:
@@ -72,6 +100,8 @@ def test_every_pair_is_exclusive_in_one_direction_only(host: Host) -> None:
     for model in models:
         host.model(model)
     host.default("m5")
+    host.enable("m7")
+    (host.run / "m9").mkdir()
     host.generate()
     exclusion = host.exclusion()
     for a in models:
@@ -100,7 +130,7 @@ def test_an_instance_that_runs_without_its_file_stays_exclusive(host: Host) -> N
     host.model("alpha")
     (host.run / "orphan").mkdir()
     host.generate()
-    assert host.exclusion()["orphan"] == (["alpha"], ["alpha"])
+    assert host.exclusion() == {"orphan": ([], []), "alpha": (["orphan"], ["orphan"])}
 
 
 @pytest.mark.parametrize("bad", ["Upper", "-x", ".x", "a b", "a;b", "current", "ä"])
@@ -144,8 +174,8 @@ def test_a_model_waits_for_the_file_system_that_holds_it(host: Host) -> None:
     host.model("relative", "MODEL='b.gguf'\n")
     host.generate()
     for model, path in (("absolute", "/mnt/big/a.gguf"), ("relative", "/data/models/b.gguf")):
-        lines = host.setting(f"llama-server@{model}.service", "50-llmsvc-mount.conf")
-        assert lines == ["[Unit]", f"RequiresMountsFor={path}"]
+        lines = host.setting(f"llama-server@{model}.service", "50-llmsvc-exclusive.conf")
+        assert f"RequiresMountsFor={path}" in lines
 
 
 def test_no_file_at_all_is_no_error(host: Host) -> None:
