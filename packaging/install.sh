@@ -82,7 +82,7 @@ if [ -n "$sandbox" ]; then
     [ -z "$key_file" ] || options+=(--key-file /root/llmsvc.key)
     in_machine /src/packaging/install.sh "${options[@]}" </dev/null
     [ ! -f "$model" ] || in_machine rm -f -- "$inside"
-    if [ -n "$key_file" ]; then (umask 077 && in_machine cat /root/llmsvc.key </dev/null >"$key_file"); fi
+    if [ -n "$key_file" ] && in_machine test -s /root/llmsvc.key; then (umask 077 && in_machine cat /root/llmsvc.key </dev/null >"$key_file"); fi
     cat <<T
 
 It runs in a throwaway machine that shares this host's network:

@@ -70,6 +70,11 @@ def _install(arguments: argparse.Namespace) -> Result:
         for file in plan.files
         if file.kept
     ]
+    if options.key_file and not plan.key:
+        lines.append(
+            f"{options.key_file} is not written: there are users already, and keys are shown only once.\n"
+            "For another key: llmsvc key add admin"
+        )
     if not done.actions:
         return Result(data | {"answer": None}, "\n".join([*lines, "llmsvc is installed: nothing to do."]))
     answer = verify.ask(plan.config)
