@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
 import hashlib
 import os
 import tempfile
@@ -17,8 +16,10 @@ from installer.manifest import Manifest
 class Action(abc.ABC):
     """One step of the plan."""
 
-    title: str
-    """What it does, as a line of progress: 'write /etc/systemd/system/auth-proxy.service'."""
+    @property
+    @abc.abstractmethod
+    def title(self) -> str:
+        """What it does, as a line of progress: 'write /etc/systemd/system/auth-proxy.service'."""
 
     @abc.abstractmethod
     def due(self) -> bool:
@@ -29,19 +30,23 @@ class Action(abc.ABC):
         """Makes the host as wanted. Only called when due."""
 
 
-@dataclasses.dataclass
 class Step(Action):
     """An action made of two functions."""
 
-    title: str
-    is_due: Callable[[], bool]
-    do: Callable[[], object]
+    def __init__(self, title: str, is_due: Callable[[], bool], do: Callable[[], object]) -> None:
+        self._title = title
+        self._is_due = is_due
+        self._do = do
+
+    @property
+    def title(self) -> str:
+        return self._title
 
     def due(self) -> bool:
-        return self.is_due()
+        return self._is_due()
 
     def apply(self) -> None:
-        self.do()
+        self._do()
 
 
 class WriteFile(Action):
@@ -59,7 +64,10 @@ class WriteFile(Action):
         self.text = text
         self.mode = mode
         self._manifest = manifest
-        self.title = f"write {path}"
+
+    @property
+    def title(self) -> str:
+        return f"keep your {self.path}, write {self.beside.name}" if self.kept else f"write {self.path}"
 
     @property
     def kept(self) -> bool:

@@ -66,8 +66,12 @@ class Plan:
         yield from self._database()
         yield from self._units()
         yield from self._model()
-        yield from self._accounts()
+        yield Step("make this machine's own key", self._local_key_due, self._make_local_key)
         yield from self._services()
+
+    def first_user(self) -> Action:
+        """Makes the first user. Last of all: the key that it shows once must not be lost to a later failure."""
+        return Step(f"create the first user, {FIRST_USER}", self._first_user_due, self._first_user)
 
     # ------------------------------------------------------------------------------------------------------
 
@@ -126,10 +130,6 @@ class Plan:
                 lambda: store.set_default(name),
             )
         yield Step("reload systemd", self._reload_due, manager.daemon_reload)
-
-    def _accounts(self) -> Iterator[Action]:
-        yield Step("make this machine's own key", self._local_key_due, self._make_local_key)
-        yield Step(f"create the first user, {FIRST_USER}", self._first_user_due, self._first_user)
 
     def _services(self) -> Iterator[Action]:
         if self.manifest.release != self.facts.release:

@@ -63,22 +63,21 @@ def _install(arguments: argparse.Namespace) -> Result:
     plan = Plan(facts.gather(), options)
     done = apply.apply(plan, lambda title: print(f"  {title}", file=sys.stderr, flush=True))
     kept = [str(file.path) for file in plan.files if file.kept]
-    data = {"actions": done.actions, "kept": kept, "base_url": plan.config.base_url, "key": plan.key}
-    lines = [
-        f"Kept {file.path}, which you edited; the new text is {file.beside.name} beside it.\n"
-        f"Your changes are better kept in a drop-in: systemctl edit {file.path.name}"
-        for file in plan.files
-        if file.kept
-    ]
+    data = {"actions": done.actions, "kept": kept, "answer": done.answer}
+    data |= {"base_url": plan.config.base_url, "key": plan.key}
+    lines = [f"Kept {file}, which you edited; the new text lies beside it." for file in kept]
+    if kept:
+        lines.append(
+            "Changes of units are better kept in a drop-in, which nothing of ours touches: systemctl edit"
+        )
     if options.key_file and not plan.key:
         lines.append(
             f"{options.key_file} is not written: there are users already, and keys are shown only once.\n"
             "For another key: llmsvc key add admin"
         )
-    if not done.actions:
-        return Result(data | {"answer": None}, "\n".join([*lines, "llmsvc is installed: nothing to do."]))
-    answer = verify.ask(plan.config)
-    lines += [f"Asked the model: {verify.QUESTION}", f"It answered:     {' '.join(answer.split())}", ""]
+    if done.answer is None:
+        return Result(data, "\n".join([*lines, "llmsvc is installed: nothing to do."]))
+    lines += [f"Asked the model: {verify.QUESTION}", f"It answered:     {' '.join(done.answer.split())}", ""]
     if plan.key:
         lines += [
             "The first user is admin. This is its key, shown only now:",
@@ -87,4 +86,4 @@ def _install(arguments: argparse.Namespace) -> Result:
             "",
         ]
     lines.append(verify.reach(plan.config))
-    return Result(data | {"answer": answer}, "\n".join(lines))
+    return Result(data, "\n".join(lines))
