@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
 import json
 import os
@@ -38,6 +39,7 @@ class Engine:
         self.moved = time.monotonic()
         """When the model last did something, by time.monotonic()."""
         self.version: str = internals.module("llama_cpp").__version__
+        self._vocabulary: concurrent.futures.Future[Vocabulary] | None = None
         self._log = Log()
         _check_chat_format(settings)
         internals.silence()
@@ -120,6 +122,12 @@ class Engine:
         if job.failure or job.cancelled:
             self._llama.reset()
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the model's tokens look like."""
+        assert self._vocabulary is not None
+        return self._vocabulary.result()
+
     def alive(self, seconds: float) -> bool:
         """Whether the running job moved within the last `seconds`; true when idle."""
         return self._job is None or time.monotonic() - self.moved < seconds
@@ -152,6 +160,8 @@ class Engine:
 
     def close(self) -> None:
         """Frees the model's memory, the GPU's too."""
+        if self._vocabulary:
+            self._vocabulary.result()
         self._llama.close()
 
     def _load_error(self, error: Exception) -> Error:
@@ -188,13 +198,17 @@ class Engine:
         )
         self._abort = llama_cpp.ggml_abort_callback(self._abort_wanted)
         llama_cpp.llama_set_abort_callback(llama.ctx, self._abort, ctypes.c_void_p(0))
-        vocab = llama._model.vocab
-        self.vocabulary = Vocabulary(
-            (
-                llama_cpp.llama_vocab_get_text(vocab, token),
-                bool(llama_cpp.llama_vocab_get_attr(vocab, token) & (_CONTROL | _UNKNOWN)),
-            )
-            for token in range(llama.n_vocab())
+        # a large vocabulary takes 0.2 s, as long as the self-test does meanwhile
+        pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._vocabulary = pool.submit(self._read_vocabulary)
+        pool.shutdown(wait=False)
+
+    def _read_vocabulary(self) -> Vocabulary:
+        llama_cpp, vocab = internals.module("llama_cpp"), self._llama._model.vocab
+        text, attributes = llama_cpp.llama_vocab_get_text, llama_cpp.llama_vocab_get_attr
+        return Vocabulary(
+            (text(vocab, token), bool(attributes(vocab, token) & (_CONTROL | _UNKNOWN)))
+            for token in range(self._llama.n_vocab())
         )
 
     def _abort_wanted(self, _data: object) -> bool:
