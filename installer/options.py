@@ -6,7 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from llmsvc import config
+from llmsvc import env
 from llmsvc.errors import UsageError
 
 
@@ -31,7 +31,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     try:
         if not match:
             raise ValueError("must be ADDRESS:PORT")
-        return config.address(match[1]), int(config.integer(1, 65535)(match[2]))
+        return env.address(match[1]), int(env.integer(1, 65535)(match[2]))
     except ValueError as error:
         raise UsageError(
             f"--listen {text}: {error}", hint="for example --listen 0.0.0.0:8001, or --listen '[::1]:8001'"

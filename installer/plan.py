@@ -12,7 +12,7 @@ from installer.actions import Action, Step, WriteFile, write_atomically
 from installer.facts import Facts, port_taken
 from installer.manifest import Manifest
 from installer.options import Options
-from llmsvc import config, paths
+from llmsvc import config, env, paths
 from llmsvc.accounts import audit, keys, keystore, local, meta, users
 from llmsvc.config import Config
 from llmsvc.database import connect, schema
@@ -35,9 +35,7 @@ class Plan:
         self.manifest = Manifest()
         self.key: str | None = None
         self._config_text = _wanted_config(options)
-        self.config: Config = config.parse(
-            config.parse_env(self._config_text, paths.CONFIG_ENV), paths.CONFIG_ENV
-        )
+        self.config: Config = config.parse(env.parse(self._config_text, paths.CONFIG_ENV), paths.CONFIG_ENV)
         what = options.model or (None if store.default_model() else DEFAULT_MODEL)
         self.model = resolve(what) if what else None
         """The model to install and to make the default; None leaves what is there."""
@@ -70,7 +68,7 @@ class Plan:
         yield from self._services()
 
     def first_user(self) -> Action:
-        """Makes the first user. Last of all: the key that it shows once must not be lost to a later failure."""
+        """Makes the first user; last of all, for its key is shown once and no later failure may lose it."""
         return Step(f"create the first user, {FIRST_USER}", self._first_user_due, self._first_user)
 
     # ------------------------------------------------------------------------------------------------------
@@ -268,4 +266,4 @@ def _wanted_config(options: Options) -> str:
     if options.listen:
         wanted = {"LLAMA_PROXY_HOST": options.listen[0], "LLAMA_PROXY_PORT": str(options.listen[1])}
     text = _text(paths.CONFIG_ENV)
-    return render.config_env(wanted) if text is None else config.set_values(text, wanted)
+    return render.config_env(wanted) if text is None else env.set_values(text, wanted)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmsvc import config, paths
-from llmsvc.config import Setting, boolean, choice, integer, number, string
+from llmsvc import config, env, paths
+from llmsvc.env import Setting, boolean, choice, integer, number, string
 from llmsvc.errors import SettingError
 
 DEFAULT_N_CTX = 4096
@@ -133,7 +133,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("YARN_BETA_SLOW", number(-1, 1e6), "", "YaRN high correction dimension."),
     Setting("YARN_ORIG_CTX", integer(0, 16777216), "", "Context the model was trained with.", "tokens"),
     Setting("LAST_N_TOKENS_SIZE", integer(0, 65536), "64", "Tokens that penalties look back.", "tokens"),
-    Setting("LORA_PATH", config.absolute_path, "", "LoRA adapter to apply."),
+    Setting("LORA_PATH", env.absolute_path, "", "LoRA adapter to apply."),
     Setting("KV_OVERRIDES", _kv_overrides, "", "Overrides of GGUF keys, KEY=TYPE:VALUE with commas between."),
 )
 _KNOWN = {setting.key: setting for setting in SETTINGS}
@@ -209,14 +209,14 @@ def load(name: str, file: Path | None = None) -> ModelSettings:
     file = file or paths.MODELS_D / f"{name}.env"
     if not file.exists():
         raise SettingError("there is no such file", file=file, hint="'llmsvc model list' shows what there is")
-    return parse(name, config.read_env(file), file)
+    return parse(name, env.read(file), file)
 
 
-def parse(name: str, entries: Mapping[str, config.Entry], file: Path) -> ModelSettings:
+def parse(name: str, entries: Mapping[str, env.Entry], file: Path) -> ModelSettings:
     """The settings that the entries of a models.d/NAME.env make; see load()."""
     for entry in entries.values():
         _check_key(entry, file)
-    values = config.resolve(SETTINGS, entries, file)
+    values = env.resolve(SETTINGS, entries, file)
     lines = {entry.key: entry.line for entry in entries.values() if entry.value}
     model: Path | None = values["MODEL"]
     if model is None:
@@ -233,10 +233,10 @@ def parse(name: str, entries: Mapping[str, config.Entry], file: Path) -> ModelSe
     return settings
 
 
-def _check_key(entry: config.Entry, file: Path) -> None:
+def _check_key(entry: env.Entry, file: Path) -> None:
     config.refuse_secret(entry, file)
     if entry.key in REFUSED:
         raise SettingError(f"is not allowed: {REFUSED[entry.key]}", file=file, line=entry.line, key=entry.key)
     if entry.key not in _KNOWN:
-        hint = config.closest_hint(entry.key, _KNOWN)
+        hint = env.closest_hint(entry.key, _KNOWN)
         raise SettingError("unknown setting", file=file, line=entry.line, key=entry.key, hint=hint)

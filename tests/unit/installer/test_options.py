@@ -7,7 +7,7 @@ import pytest
 from installer.facts import port_taken, systemd_version
 from installer.options import parse_listen
 from installer.verify import reach
-from llmsvc import config
+from llmsvc import config, env
 from llmsvc.errors import UnavailableError, UsageError
 
 
@@ -60,4 +60,4 @@ def test_a_taken_port_is_noticed() -> None:
 )
 def test_the_end_says_who_can_reach_the_port(host: str, words: str) -> None:
     text = f"LLAMA_PROXY_HOST={host}\n"
-    assert words in reach(config.parse(config.parse_env(text, Path("x")), Path("x")))
+    assert words in reach(config.parse(env.parse(text, Path("x")), Path("x")))

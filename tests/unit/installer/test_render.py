@@ -9,7 +9,7 @@ import pytest
 
 from installer import render
 from installer.facts import Facts
-from llmsvc import config, paths
+from llmsvc import config, env, paths
 
 SERVICES = ("llama-server@.service", "auth-proxy.service")
 
@@ -86,13 +86,13 @@ def test_a_new_config_env_documents_every_setting_and_means_the_defaults() -> No
     text = render.config_env({})
     for setting in config.CONFIG:
         assert f"#{setting.key}={setting.default}" in text
-    assert config.parse(config.parse_env(text, Path("x")), Path("x")) == config.parse({}, Path("x"))
+    assert config.parse(env.parse(text, Path("x")), Path("x")) == config.parse({}, Path("x"))
 
 
 def test_values_are_set_in_a_new_config_env_and_in_an_old_one() -> None:
     new = render.config_env({"LLAMA_PROXY_PORT": "9000"})
-    assert config.parse(config.parse_env(new, Path("x")), Path("x")).llama_proxy_port == 9000
-    edited = config.set_values("# mine\n#LLAMA_PROXY_HOST=127.0.0.1\nLLAMA_PROXY_PORT=1\n", {
+    assert config.parse(env.parse(new, Path("x")), Path("x")).llama_proxy_port == 9000
+    edited = env.set_values("# mine\n#LLAMA_PROXY_HOST=127.0.0.1\nLLAMA_PROXY_PORT=1\n", {
         "LLAMA_PROXY_HOST": "::1", "LLAMA_PROXY_PORT": "2", "LLAMA_PROXY_RATE_LIMIT": "7",
     })  # fmt: skip
     assert edited == "# mine\nLLAMA_PROXY_HOST=::1\nLLAMA_PROXY_PORT=2\nLLAMA_PROXY_RATE_LIMIT=7\n"

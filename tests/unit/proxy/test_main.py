@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from llmsvc import config
+from llmsvc import config, env
 from llmsvc.errors import UnavailableError
 from llmsvc.proxy import main
 
 
 def settings(**values: object) -> config.Config:
     text = "".join(f"{key}={value}\n" for key, value in values.items())
-    return config.parse(config.parse_env(text, Path("config.env")), Path("config.env"))
+    return config.parse(env.parse(text, Path("config.env")), Path("config.env"))
 
 
 def test_port_that_is_taken_is_one_line_with_a_hint() -> None:

@@ -1,0 +1,219 @@
+"""The syntax of our env files, and what a value in one may be. The only place for both.
+
+An env file is what systemd calls an EnvironmentFile: `KEY=value`, comments after `#` or `;` at the start of a
+line, values bare or in quotes. The services read it themselves rather than through the environment: a bad
+value can then be named with file and line, and nothing of it shows in /proc.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmsvc.errors import SettingError
+
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One `KEY=value` of an env file and where it stands (line counted from 1)."""
+
+    key: str
+    value: str
+    line: int
+
+
+def parse(text: str, file: Path) -> dict[str, Entry]:
+    """Parses an env file as systemd.exec(5) describes it; the last of several values of a key counts.
+
+    :raises SettingError: a line that is neither blank, comment nor `KEY=value`, or an unclosed quote
+    """
+    entries: dict[str, Entry] = {}
+    lines = text.split("\n")
+    number = 0
+    while number < len(lines):
+        start = number + 1
+        line = lines[number].strip()
+        number += 1
+        if not line or line[0] in "#;":
+            continue
+        while line.endswith("\\") and number < len(lines):
+            line = line[:-1] + lines[number].strip()
+            number += 1
+        key, equals, raw = line.partition("=")
+        key = key.strip()
+        if not equals or not _KEY.match(key):
+            raise SettingError(f"expected KEY=value, got {line[:60]!r}", file=file, line=start)
+        try:
+            value = _unquote(raw.strip())
+        except ValueError as error:
+            raise SettingError(str(error), file=file, line=start, key=key) from None
+        if "\0" in value:
+            raise SettingError("a NUL byte is not allowed", file=file, line=start, key=key)
+        entries[key] = Entry(key, value, start)
+    return entries
+
+
+def _unquote(raw: str) -> str:
+    """The value of what stands after `=`: outer quotes and backslash escapes resolved as systemd does."""
+    if raw[:1] not in ("'", '"'):
+        return re.sub(r"\\(.)", r"\1", raw)
+    quote = raw[0]
+    value: list[str] = []
+    position = 1
+    while position < len(raw):
+        char = raw[position]
+        if char == quote:
+            if raw[position + 1 :].strip():
+                raise ValueError("text after the closing quote")
+            return "".join(value)
+        if char == "\\" and quote == '"' and raw[position + 1 : position + 2] in ('"', "\\", "`", "$"):
+            position += 1
+            char = raw[position]
+        value.append(char)
+        position += 1
+    raise ValueError("the quote is not closed")
+
+
+def read(file: Path) -> dict[str, Entry]:
+    """Reads an env file; an absent one is empty.
+
+    :raises SettingError: it cannot be read or parsed
+    """
+    try:
+        return parse(file.read_text(encoding="utf-8"), file)
+    except FileNotFoundError:
+        return {}
+    except UnicodeDecodeError:
+        raise SettingError("is not UTF-8 text", file=file) from None
+    except OSError as error:
+        raise SettingError(f"cannot be read: {error.strerror}", file=file) from None
+
+
+def set_values(text: str, values: Mapping[str, str]) -> str:
+    """The text of an env file with some values set: in place of the last line that sets or shows the key."""
+    lines = text.split("\n")
+    for key, value in values.items():
+        setting = re.compile(rf"\s*{re.escape(key)}\s*=")
+        shown = re.compile(rf"\s*[#;]\s*{re.escape(key)}\s*=")
+        found = [i for i, line in enumerate(lines) if setting.match(line)] or [
+            i for i, line in enumerate(lines) if shown.match(line)
+        ]
+        if found:
+            lines[found[-1]] = f"{key}={value}"
+        else:
+            end = len(lines) - 1 if lines[-1] == "" else len(lines)
+            lines.insert(end, f"{key}={value}")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a value may be. A parser takes the text and returns the value; ValueError says what is allowed.
+
+Parser = Callable[[str], Any]
+
+
+def integer(low: int, high: int) -> Parser:
+    """A whole number within bounds."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}, not {text[:40]!r}")
+        return int(text)
+
+    return parse
+
+
+def number(low: float, high: float) -> Parser:
+    """A decimal number within bounds."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?", text) or not low <= float(text) <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}, not {text[:40]!r}")
+        return float(text)
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """1/0, true/false, yes/no, on/off."""
+    word = text.lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"must be 1 or 0, not {text[:40]!r}")
+
+
+def choice(*allowed: str) -> Parser:
+    """One of some words."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}, not {text[:40]!r}")
+        return text
+
+    return parse
+
+
+def string(text: str) -> str:
+    """Any text without control characters."""
+    if any(ord(c) < 32 or ord(c) == 127 for c in text):
+        raise ValueError("control characters are not allowed")
+    return text
+
+
+def absolute_path(text: str) -> Path:
+    """An absolute path."""
+    if not text.startswith("/") or any(ord(c) < 32 for c in text):
+        raise ValueError(f"must be an absolute path, not {text[:60]!r}")
+    return Path(text)
+
+
+def address(text: str) -> str:
+    """An IPv4 or IPv6 address (brackets optional), returned without brackets."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        return str(ipaddress.ip_address("127.0.0.1" if bare == "localhost" else bare))
+    except ValueError:
+        raise ValueError(f"must be an IPv4 or IPv6 address, not {text[:60]!r}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One key of an env file: what it means, what it may be, and its default as it is written in the file."""
+
+    key: str
+    parse: Parser
+    default: str
+    doc: str
+    unit: str = ""
+
+
+def resolve(specs: Iterable[Setting], entries: Mapping[str, Entry], file: Path) -> dict[str, Any]:
+    """The value of every setting, from the file or its default; an empty value means the default.
+
+    :raises SettingError: the first bad value, named with file, line and what is allowed
+    """
+    values: dict[str, Any] = {}
+    for spec in specs:
+        entry = entries.get(spec.key)
+        text = entry.value if entry and entry.value else spec.default
+        try:
+            values[spec.key] = spec.parse(text) if text else None
+        except ValueError as error:
+            line = entry.line if entry else None
+            raise SettingError(str(error), file=file, line=line, key=spec.key) from None
+    return values
+
+
+def closest_hint(word: str, known: Iterable[str]) -> str | None:
+    """`did you mean …?` where a known word is close."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else None
