@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # sandbox.d and common.sh are checked with those that source them
 SCRIPTS = ("packaging/install.sh", "packaging/wheelhouse", "packaging/sandbox", "tests/run", ".ci/run")
+UNITS = ("units/llmsvc-generator", "units/instance-hook")
 
 
 def check(*command: str) -> None:
@@ -20,8 +22,10 @@ def check(*command: str) -> None:
 
 
 def tool(name: str) -> str:
-    """A tool of the environment that runs the tests."""
-    return str(Path(sys.executable).with_name(name))
+    """A tool of the environment that runs the tests, or of the host."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert found, f"{name} is missing: run tests/run"
+    return found
 
 
 def test_ruff_finds_nothing():
@@ -42,9 +46,7 @@ def test_imports_only_go_down():
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_shellcheck_finds_nothing(script):
-    shellcheck = shutil.which("shellcheck")
-    assert shellcheck, "shellcheck is missing: run tests/run"
-    check(shellcheck, "--external-sources", "--check-sourced", script)
+    check(tool("shellcheck"), "--external-sources", "--check-sourced", script)
 
 
 def test_every_shell_script_is_checked():
@@ -58,11 +60,6 @@ def test_every_shell_script_is_checked():
     assert scripts <= {*SCRIPTS, *UNITS}
 
 
-UNITS = ("units/llmsvc-generator", "units/instance-hook")
-
-
 @pytest.mark.parametrize("script", UNITS)
 def test_shellcheck_finds_nothing_in_units(script):
-    shellcheck = shutil.which("shellcheck")
-    assert shellcheck
-    check(shellcheck, script)
+    check(tool("shellcheck"), script)
