@@ -81,7 +81,13 @@ def listen(settings: Config) -> socket.socket:
     :raises UnavailableError: the address or port is not free
     """
     host, port = settings.llama_proxy_host, settings.llama_proxy_port
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        # the unit allows unix sockets alone: its listening socket must come from systemd
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError:
+        raise UnavailableError(
+            "systemd passed no listening socket", hint="systemctl restart auth-proxy.socket auth-proxy"
+        ) from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
