@@ -17,7 +17,7 @@ changes only what is not as it should be.
                      the default where systemd is not PID 1
   -h, --help         this text
 
-All other options go to `llmsvc install`:
+These go to `llmsvc install`:
 
   --model WHAT       first model: a name of the catalogue (smollm2, tinyllama, mistral, ...), a .gguf file,
                      or REPO/FILE.gguf on Hugging Face; default smollm2 (98 MB)
@@ -33,7 +33,7 @@ key_file=''
 options=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --wheelhouse | --model | --key-file)
+    --wheelhouse | --model | --key-file | --listen)
         [ $# -gt 1 ] || die "$1 needs a value" "packaging/install.sh --help"
         set -- "$1=$2" "${@:3}"
         continue
@@ -43,10 +43,18 @@ while [ $# -gt 0 ]; do
     --wheelhouse=*) wheelhouse=${1#*=} ;;
     --model=*) model=${1#*=} ;;
     --key-file=*) key_file=${1#*=} ;;
-    *) options+=("$1") ;;
+    --listen=* | --yes | --json) options+=("$1") ;;
+    *) die "unknown option: $1" "packaging/install.sh --help" ;;
     esac
     shift
 done
+# What `llmsvc install` would refuse at the end is refused now, before anything is changed.
+if [[ -n $model && $model != */* && $model != *.gguf && ! -e $root/models/$model.toml ]]; then
+    die "there is no model $model in the catalogue" "it has: $(cd "$root/models" && echo *.toml | sed 's/\.toml//g')"
+fi
+if [[ $model == *.gguf && ! -f $model && ! $model =~ ^[^/]+/[^/]+/.+ ]]; then
+    die "there is no file $model" "--model takes a name of the catalogue, a .gguf file, or OWNER/REPO/FILE.gguf"
+fi
 [ "$(id -u)" = 0 ] || die "this needs root" "sudo packaging/install.sh"
 if [ -n "$wheelhouse" ]; then
     [ -e "$wheelhouse/COMPLETE" ] || die "$wheelhouse is not a complete wheelhouse" "make one: packaging/wheelhouse DIR"
