@@ -12,7 +12,7 @@ check_name() {
 
 not_running() {
     [ -d "$machines/$1" ] || die "there is no machine $1" "packaging/sandbox up $1"
-    die "the machine $1 does not run" "packaging/sandbox down $1, then up"
+    die "the machine $1 does not run" "packaging/sandbox reboot $1"
 }
 
 # create_machine NAME SUITE KIND NETWORK BIND...: its directory, ready to boot
