@@ -1,11 +1,15 @@
 # shellcheck shell=bash
 # What install.sh and wheelhouse share. Sourced, never run.
 
+# The services, which are no root, must be able to read what we make.
+umask 022
+
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034  # used by those who source this
 cache=${LLMSVC_CACHE:-/var/cache/llmsvc}
 started=$SECONDS
-work=$(mktemp -d)
+# on disk: /tmp may be a small tmpfs
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/llmsvc.XXXXXX")
 trap 'rm -rf -- "$work"' EXIT
 
 # step TEXT: one line of progress, with the seconds since the start

@@ -31,46 +31,44 @@ sandbox=''
 model=''
 key_file=''
 options=()
-while [ $# -gt 0 ]; do
-    case $1 in
-    --wheelhouse | --model | --key-file | --listen)
-        [ $# -gt 1 ] || die "$1 needs a value" "packaging/install.sh --help"
-        set -- "$1=$2" "${@:3}"
-        continue
-        ;;
-    -h | --help) usage && exit 0 ;;
-    --sandbox) sandbox=yes ;;
-    --wheelhouse=*) wheelhouse=${1#*=} ;;
-    --model=*) model=${1#*=} ;;
-    --key-file=*) key_file=${1#*=} ;;
-    --listen=* | --yes | --json) options+=("$1") ;;
-    *) die "unknown option: $1" "packaging/install.sh --help" ;;
-    esac
-    shift
-done
-# What `llmsvc install` would refuse at the end is refused now, before anything is changed.
-if [[ -n $model && $model != */* && $model != *.gguf && ! -e $root/models/$model.toml ]]; then
-    die "there is no model $model in the catalogue" "it has: $(cd "$root/models" && echo *.toml | sed 's/\.toml//g')"
-fi
-if [[ $model == *.gguf && ! -f $model && ! $model =~ ^[^/]+/[^/]+/.+ ]]; then
-    die "there is no file $model" "--model takes a name of the catalogue, a .gguf file, or OWNER/REPO/FILE.gguf"
-fi
-[ "$(id -u)" = 0 ] || die "this needs root" "sudo packaging/install.sh"
-if [ -n "$wheelhouse" ]; then
-    [ -e "$wheelhouse/COMPLETE" ] || die "$wheelhouse is not a complete wheelhouse" "make one: packaging/wheelhouse DIR"
-    wheelhouse=$(cd -- "$wheelhouse" && pwd)
-fi
 
-# ----------------------------------------------------------------------------------------------------------
-if [ -z "$sandbox" ] && [ ! -d /run/systemd/system ]; then
-    step "systemd is not PID 1 here: setting llmsvc up in a throwaway machine instead (packaging/sandbox)"
-    sandbox=yes
-fi
-if [ -n "$sandbox" ]; then
-    machine=llmsvc
+# What cannot work is refused here, before anything is changed
+read_options() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --wheelhouse | --model | --key-file | --listen)
+            [ $# -gt 1 ] || die "$1 needs a value" "packaging/install.sh --help"
+            set -- "$1=$2" "${@:3}"
+            continue
+            ;;
+        -h | --help) usage && exit 0 ;;
+        --sandbox) sandbox=yes ;;
+        --wheelhouse=*) wheelhouse=${1#*=} ;;
+        --model=*) model=${1#*=} ;;
+        --key-file=*) key_file=${1#*=} ;;
+        --listen=* | --yes | --json) options+=("$1") ;;
+        *) die "unknown option: $1" "packaging/install.sh --help" ;;
+        esac
+        shift
+    done
+    [ "$(id -u)" = 0 ] || die "this needs root" "sudo packaging/install.sh"
+    if [[ -n $model && $model != */* && $model != *.gguf && ! -e $root/models/$model.toml ]]; then
+        die "there is no model $model in the catalogue" "it has: $(cd "$root/models" && echo *.toml | sed 's/\.toml//g')"
+    fi
+    if [[ $model == *.gguf && ! -f $model && ! $model =~ ^[^/]+/[^/]+/.+ ]]; then
+        die "there is no file $model" "--model takes a name of the catalogue, a .gguf file, or OWNER/REPO/FILE.gguf"
+    fi
+    if [ -n "$wheelhouse" ]; then
+        [ -e "$wheelhouse/COMPLETE" ] || die "$wheelhouse is not a complete wheelhouse" "make one: packaging/wheelhouse DIR"
+        wheelhouse=$(cd -- "$wheelhouse" && pwd)
+    fi
+}
+
+# The same in a throwaway machine that shares this host's network
+install_in_sandbox() {
+    local machine=llmsvc binds=() inside=''
     in_machine() { "$root/packaging/sandbox" exec $machine -- "$@"; }
     if ! in_machine true 2>/dev/null; then
-        binds=()
         [ -z "$wheelhouse" ] || binds=(--bind "$wheelhouse:/run/wheelhouse")
         if [ -e "/var/lib/llmsvc-sandbox/$machine" ]; then
             "$root/packaging/sandbox" reboot $machine
@@ -89,28 +87,31 @@ if [ -n "$sandbox" ]; then
     fi
     [ -z "$key_file" ] || options+=(--key-file /root/llmsvc.key)
     in_machine /src/packaging/install.sh "${options[@]}" </dev/null
-    [ ! -f "$model" ] || in_machine rm -f -- "$inside"
-    if [ -n "$key_file" ] && in_machine test -s /root/llmsvc.key; then (umask 077 && in_machine cat /root/llmsvc.key </dev/null >"$key_file"); fi
+    [ -z "$inside" ] || in_machine rm -f -- "$inside"
+    if [ -n "$key_file" ] && in_machine test -s /root/llmsvc.key; then
+        (umask 077 && in_machine cat /root/llmsvc.key </dev/null >"$key_file")
+    fi
     cat <<T
 
 It runs in a throwaway machine that shares this host's network:
   packaging/sandbox exec $machine -- llmsvc status      any command in it
   packaging/sandbox down $machine                       removes it and everything in it
 T
-    exit
-fi
+}
 
-# ---------------------------------------------------------------------------------------------------- packages
-mapfile -t packages < <(sed 's/#.*//; s/[[:space:]]//g; /^$/d' "$root/packaging/apt-packages")
-distribution=$(sed -n 's/^ID\(_LIKE\)\?=//p' /etc/os-release | tr -d "\"'" | tr '\n' ' ')
-if [[ " $distribution" =~ \ (debian|ubuntu)\  ]] && command -v apt-get >/dev/null; then
-    if grep -qE '^VERSION_CODENAME=(bullseye|focal|jammy)$' /etc/os-release; then
-        packages=("${packages[@]/#polkitd/policykit-1}") # its name there
+# What the distribution has; sets $python
+install_packages() {
+    local packages distribution missing=() list
+    distribution=$(sed -n 's/^ID\(_LIKE\)\?=//p' /etc/os-release | tr -d "\"'" | tr '\n' ' ')
+    if [[ " $distribution" =~ \ (debian|ubuntu)\  ]] && command -v apt-get >/dev/null; then
+        mapfile -t packages < <(sed 's/#.*//; s/[[:space:]]//g; /^$/d' "$root/packaging/apt-packages")
+        if grep -qE '^VERSION_CODENAME=(bullseye|focal|jammy)$' /etc/os-release; then
+            packages=("${packages[@]/#polkitd/policykit-1}") # its name there
+        fi
+        apt_install "${packages[@]}"
+        find_python || die "/usr/bin/python3 is older than 3.10: this release of the distribution is too old"
+        return
     fi
-    apt_install "${packages[@]}"
-    find_python || die "/usr/bin/python3 is older than 3.10: this release of the distribution is too old"
-else
-    missing=()
     find_python || missing+=("Python 3.10 or later at /usr/bin/python3")
     [ ${#missing[@]} -gt 0 ] || "$python" -c 'import ensurepip' 2>/dev/null || missing+=("Python's venv module")
     command -v psql >/dev/null || missing+=("a running PostgreSQL with psql")
@@ -121,25 +122,20 @@ else
         die "this distribution (${distribution% }) is not known; missing: ${list:2}" \
             "install these by hand and run this again; nothing was changed"
     fi
-fi
+}
 
-# ------------------------------------------------------------------------------------------------- environment
-if [ -z "$wheelhouse" ]; then
-    from=$cache/wheelhouse/$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-    "$root/packaging/wheelhouse" --no-models "$from"
-else
-    from=$wheelhouse
-fi
-
-# pinned: name==version of every package of the lock file; the wheelhouse has checked the hashes
+# name==version of every package of the lock file; the wheelhouse has checked the hashes
 pinned() { sed -n 's/^\([A-Za-z0-9][^\\]*\).*/\1/p' "$root/packaging/requirements.lock"; }
 
-# A release is named by what it is made of, so that an unchanged one is not made again.
-version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/llmsvc/__init__.py")
-content=$({ cat "$from/COMPLETE" && cd "$root" && find llmsvc installer units templates models pyproject.toml README.md -type f \
-    ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-8)
-release=/opt/llmsvc/releases/$version-$content
-if [ ! -e "$release/COMPLETE" ]; then
+# make_environment WHEELHOUSE: sets $release. A release is named by what it is made of: an unchanged one is not made again.
+make_environment() {
+    local from=$1 version content pip
+    version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/llmsvc/__init__.py")
+    content=$({ cat "$from/COMPLETE" && cd "$root" &&
+        find llmsvc installer units templates models pyproject.toml README.md -type f ! -name '*.pyc' -print0 |
+        LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-8)
+    release=/opt/llmsvc/releases/$version-$content
+    [ ! -e "$release/COMPLETE" ] || return 0
     step "making the environment $release"
     rm -rf -- "$release"
     # pip runs from its own wheel here: venv would install Debian's first, which takes longer than all the rest
@@ -158,20 +154,43 @@ if [ ! -e "$release/COMPLETE" ]; then
         --find-links "$from" --find-links "$work/wheel" -r "$work/names.txt"
     "$release/bin/python" -m compileall -q -j 0 "$release/lib"
     : >"$release/COMPLETE"
-fi
-if [ "$(readlink /opt/llmsvc/venv)" != "$release" ]; then
-    ln -sfn -- "$release" /opt/llmsvc/venv.new
-    mv -fT -- /opt/llmsvc/venv.new /opt/llmsvc/venv
-fi
-if [ "$(readlink /usr/local/bin/llmsvc)" != /opt/llmsvc/venv/bin/llmsvc ]; then
-    ln -sfn -- /opt/llmsvc/venv/bin/llmsvc /usr/local/bin/llmsvc
-fi
+}
 
-[ -z "$wheelhouse" ] || options+=(--wheelhouse "$wheelhouse")
-[ -z "$model" ] || options+=(--model "$model")
-[ -z "$key_file" ] || options+=(--key-file "$key_file")
-/opt/llmsvc/venv/bin/llmsvc install "${options[@]}"
+# link TARGET LINK: replaces a link in one step, so that it always leads somewhere
+link() {
+    [ "$(readlink "$2")" != "$1" ] || return 0
+    ln -sfn -- "$1" "$2.new"
+    mv -fT -- "$2.new" "$2"
+}
 
-# The release before this one stays, for whoever must go back; older ones go.
-find /opt/llmsvc/releases -mindepth 1 -maxdepth 1 ! -path "$release" -printf '%T@ %p\n' | sort -rn | tail -n +2 |
-    cut -d ' ' -f 2- | xargs -r -d '\n' rm -rf --
+main() {
+    read_options "$@"
+    if [ -z "$sandbox" ] && [ ! -d /run/systemd/system ]; then
+        step "systemd is not PID 1 here: setting llmsvc up in a throwaway machine instead (packaging/sandbox)"
+        sandbox=yes
+    fi
+    if [ -n "$sandbox" ]; then
+        install_in_sandbox
+        return
+    fi
+    export TMPDIR=$work # for what pip unpacks and builds
+    install_packages
+    local from=$wheelhouse release
+    if [ -z "$from" ]; then
+        from=$cache/wheelhouse/$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+        "$root/packaging/wheelhouse" --no-models "$from"
+    fi
+    make_environment "$from"
+    link "$release" /opt/llmsvc/venv
+    link /opt/llmsvc/venv/bin/llmsvc /usr/local/bin/llmsvc
+    [ -z "$wheelhouse" ] || options+=(--wheelhouse "$wheelhouse")
+    [ -z "$model" ] || options+=(--model "$model")
+    [ -z "$key_file" ] || options+=(--key-file "$key_file")
+    /opt/llmsvc/venv/bin/llmsvc install "${options[@]}"
+    # The release before this one stays, for whoever must go back; older ones go.
+    find /opt/llmsvc/releases -mindepth 1 -maxdepth 1 ! -path "$release" -printf '%T@ %p\n' | sort -rn | tail -n +2 |
+        cut -d ' ' -f 2- | xargs -r -d '\n' rm -rf --
+}
+
+# In one line, read as a whole: a checkout that is updated meanwhile does not change what runs
+main "$@"; exit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def _install(arguments: argparse.Namespace) -> Result:
     from llmsvc.process import require_root
 
     require_root("installing")
+    # the services, which are no root, must be able to read what we write
+    os.umask(0o022)
 
     from installer import apply, facts, verify
     from installer.options import Options, parse_listen
