@@ -51,7 +51,9 @@ class Plan:
         if self.model and isinstance(self.model.source, sources.Local):
             gguf.read_header(self.model.source.path)
         host, port = self.config.llama_proxy_host, self.config.llama_proxy_port
-        if self._address() != _listening() and (why := port_taken(host, port)):
+        # a port that our own socket holds is free for another address of ours
+        ours = any(address.endswith(f":{port}") for address in _listening())
+        if not ours and (why := port_taken(host, port)):
             raise ConflictError(
                 f"cannot listen on {host} port {port}: {why}",
                 hint="'ss -ltnp' tells who does; choose another one with --listen ADDRESS:PORT",
@@ -189,8 +191,9 @@ class Plan:
             users.create(connection, FIRST_USER, role="admin")
             self.key = keystore.add(connection, pepper, FIRST_USER).secret
             audit.record(connection, "user add", FIRST_USER)
-        if self.options.key_file:
-            write_atomically(self.options.key_file, self.key + "\n", 0o600)
+            # before the commit: a file that cannot be written must not cost the only sight of the key
+            if self.options.key_file:
+                write_atomically(self.options.key_file, self.key + "\n", 0o600)
 
     def _address(self) -> str:
         host = self.config.llama_proxy_host
@@ -201,7 +204,7 @@ class Plan:
         units = [manager.PROXY, manager.SOCKET, *([manager.unit(name)] if name else [])]
         shown = run(["systemctl", "show", "-p", "NeedDaemonReload,LoadState", *units]).stdout
         listening = _listening()
-        if listening and listening != self._address():
+        if listening and self._address() not in listening:
             self._stale.add(manager.SOCKET)
         return (
             bool(self._stale)
@@ -253,11 +256,13 @@ def _users_missing() -> bool:
     return False
 
 
-def _listening() -> str:
-    """ADDRESS:PORT of auth-proxy.socket as systemd knows it; empty where it does not listen."""
+def _listening() -> set[str]:
+    """Each ADDRESS:PORT of auth-proxy.socket as systemd knows them; none where it does not listen."""
     shown = run(["systemctl", "show", "-p", "Listen,ActiveState", manager.SOCKET], check=False).stdout
-    values = dict(line.partition("=")[::2] for line in shown.splitlines())
-    return values.get("Listen", "").split(" ")[0] if values.get("ActiveState") == "active" else ""
+    lines = [line.partition("=") for line in shown.splitlines()]
+    if ("ActiveState", "=", "active") not in lines:
+        return set()
+    return {value.split(" ")[0] for key, _, value in lines if key == "Listen"}
 
 
 def _wanted_config(options: Options) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from llmsvc import env, paths
 from llmsvc.errors import SettingError
@@ -201,6 +202,15 @@ def load(file: Path = paths.CONFIG_ENV) -> Config:
     :raises SettingError: an unknown key, a secret, or a bad value, with file and line
     """
     return parse(env.read(file), file)
+
+
+def values(*keys: str, file: Path = paths.CONFIG_ENV) -> tuple[Any, ...]:
+    """Some of the settings, as asked for: a bad value elsewhere must not keep a model from starting.
+
+    :raises SettingError: one of these is bad
+    """
+    found = env.resolve([setting for setting in CONFIG if setting.key in keys], env.read(file), file)
+    return tuple(found[key] for key in keys)
 
 
 def parse(entries: Mapping[str, env.Entry], file: Path) -> Config:

@@ -123,7 +123,7 @@ def integer(low: int, high: int) -> Parser:
     """A whole number within bounds."""
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not low <= int(text) <= high:
+        if not re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text) or not low <= int(text) <= high:
             raise ValueError(f"must be a whole number from {low} to {high}, not {text[:40]!r}")
         return int(text)
 

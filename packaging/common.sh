@@ -3,6 +3,9 @@
 
 # The services, which are no root, must be able to read what we make.
 umask 022
+# `su` leaves out what dpkg needs
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+unset CDPATH
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034  # used by those who source this
@@ -39,9 +42,9 @@ apt_install() {
         }
         apt_updated=yes
     fi
-    apt-get install -q -y --no-install-recommends "${missing[@]}" </dev/null >"$work/apt.log" 2>&1 || {
+    apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "${missing[@]}" </dev/null >"$work/apt.log" 2>&1 || {
         tail -n 15 "$work/apt.log" >&2
-        die "apt-get could not install ${missing[*]}"
+        die "apt-get could not install ${missing[*]}" "without a network these must be installed before, --wheelhouse does not hold them"
     }
 }
 

@@ -77,7 +77,11 @@ install_in_sandbox() {
         fi
     fi
     # files are named as this host has them: bring them in, and the key out
-    [ -z "$wheelhouse" ] || options+=(--wheelhouse /run/wheelhouse)
+    if [ -n "$wheelhouse" ]; then
+        in_machine test -e /run/wheelhouse/COMPLETE ||
+            die "the machine $machine was made without this wheelhouse" "packaging/sandbox down $machine, then again"
+        options+=(--wheelhouse /run/wheelhouse)
+    fi
     if [ -f "$model" ]; then
         inside=/root/$(basename -- "$model")
         in_machine tee "$inside" <"$model" >/dev/null

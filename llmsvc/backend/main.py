@@ -30,7 +30,7 @@ def main(name: str) -> int:
 
 def _serve(name: str, log: journal.Journal) -> None:
     model = settings.load(name)
-    common = config.load(paths.CONFIG_ENV)
+    max_body, drain = config.values("LLAMA_PROXY_MAX_BODY_BYTES", "LLAMA_PROXY_DRAIN_SECONDS")
     header = gguf.read_header(model.model)
     environment.clean(model["GPU"])
 
@@ -58,9 +58,9 @@ def _serve(name: str, log: journal.Journal) -> None:
     gc.collect()
     gc.freeze()
     # the proxy has checked the limit already, and may have added a field
-    adapter = Adapter(engine, max_body_bytes=common.llama_proxy_max_body_bytes + 4096)
+    adapter = Adapter(engine, max_body_bytes=max_body + 4096)
     status = f"Serving {name} ({model.model.name}, {engine.n_ctx} tokens, {engine.device})"
-    server = Server(adapter, engine, drain_seconds=common.llama_proxy_drain_seconds, status=status)
+    server = Server(adapter, engine, drain_seconds=drain, status=status)
     server.run(sockets=[listener])
     paths.instance_socket(name).unlink(missing_ok=True)
     if adapter.jobs.busy_since():

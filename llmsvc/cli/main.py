@@ -114,6 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
+    except OSError as error:  # a full disk, a read-only file system, a directory where a file should be
+        failed = Error(f"{error.filename or 'output'}: {error.strerror}")
+        output.show_error(failed, as_json=as_json)
+        return failed.exit_code
     return code
 
 

@@ -15,9 +15,11 @@ def act(verb: Callable[[str], None], name: str) -> None:
     :raises ModelError: it cannot start; what runs was not touched
     :raises StartError: it did not start all the same; the journal's last lines were printed
     """
+    from llmsvc import config
     from llmsvc.library import store
     from llmsvc.systemd import manager, rollback
 
+    config.load()  # a bad value in there would keep this model, and the one to go back to, from starting
     problem = store.model(name).problem
     if problem:
         raise ModelError(problem, hint="the model that runs was not touched")

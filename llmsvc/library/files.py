@@ -216,8 +216,10 @@ def _same(staged: Path, target: Path, made: Record) -> bool:
 def make_directory(directory: Path) -> None:
     """Makes a directory that everybody may read, whatever our umask; one that exists stays as it is."""
     if not directory.is_dir():
+        if not directory.parent.is_dir():
+            make_directory(directory.parent)
         # exist_ok: another process may make it at the same time
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
         directory.chmod(0o755)
 
 

@@ -223,7 +223,7 @@ def parse(name: str, entries: Mapping[str, env.Entry], file: Path) -> ModelSetti
         line = entries["MODEL"].line if "MODEL" in entries else None
         raise SettingError("must name a GGUF file", file=file, line=line, key="MODEL")
     if not model.is_absolute():
-        model = config.load(paths.CONFIG_ENV).llama_models_dir / model
+        model = config.values("LLAMA_MODELS_DIR", file=paths.CONFIG_ENV)[0] / model
     settings = ModelSettings(name, file, model, values, lines)
     if values["TYPE_V"] not in (None, 0, 1, 30) and not values["FLASH_ATTN"]:
         raise settings.error("TYPE_V", "a quantized value cache needs FLASH_ATTN=1")

@@ -167,16 +167,20 @@ alive() {
 # of replacing this process: a killed nsenter would leave its child to the host's init, and where that never reaps, the
 # dead child keeps the machine from ending.
 in_machine() {
-    local pid child environment status signalled interrupted='' command=("${@:2}")
+    local pid child name environment status signalled interrupted='' command=("${@:2}")
     pid=$(leader "$1") || not_running "$1"
     mapfile -t environment <"/proc/$pid/root/etc/environment"
     if [ -t 0 ] && [ -t 1 ] && [ -t 2 ]; then # a terminal of the machine's own, or its shells have no job control
         command=(script --quiet --return --flush --command "$(printf '%q ' "${command[@]}")" /dev/null)
     fi
     # a shell starts its background commands with INT and QUIT ignored
-    nsenter --target "$pid" --all env -i --default-signal=INT,QUIT -C /root HOME=/root USER=root LOGNAME=root \
-        SHELL=/bin/bash LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        TERM="${TERM:-dumb}" "${environment[@]}" "${command[@]}" <&0 &
+    # exported rather than arguments of env: everybody can read those, and a proxy's address may hold a password
+    (
+        while read -r name; do [ "$name" = TERM ] || export -n "${name?}"; done < <(compgen -e)
+        export HOME=/root USER=root LOGNAME=root SHELL=/bin/bash LANG=C.UTF-8 TERM="${TERM:-dumb}" "${environment[@]}" \
+            PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+        exec nsenter --target "$pid" --all env --default-signal=INT,QUIT -C /root "${command[@]}"
+    ) <&0 &
     child=$!
     trap 'signalled=yes; pass_on TERM $child' TERM
     trap 'signalled=yes; pass_on HUP $child' HUP

@@ -152,6 +152,31 @@ def test_a_file_that_cannot_be_an_instance_is_skipped(host: Host, bad: str) -> N
         ("#LLAMA_PROXY_PORT=1\nLLAMA_PROXY_PORT=2\nLLAMA_PROXY_PORT='3'  \n", "127.0.0.1:3"),
         ("LLAMA_PROXY_PORT=80\\nExecStart=/bin/evil\n", "127.0.0.1:8001"),
         ("LLAMA_PROXY_HOST=$(reboot)\nLLAMA_PROXY_PORT=8001", "127.0.0.1:8001"),
+        *(
+            (f"LLAMA_PROXY_PORT={port}\n", "127.0.0.1:8001")
+            for port in ("0", "08001", "65536", "99999", "123456", "-1")
+        ),
+        ("LLAMA_PROXY_PORT=65535\n", "127.0.0.1:65535"),
+        *(
+            (f"LLAMA_PROXY_HOST={host}\n", "127.0.0.1:8001")
+            for host in (
+                "1.2.3",
+                "1.2.3.4.",
+                "1.2.3.256",
+                "01.2.3.4",
+                "1..2.3",
+                ":::",
+                "1::2::3",
+                "12345::",
+                "1:2",
+                "g::",
+            )
+        ),
+        *(
+            (f"LLAMA_PROXY_HOST={host}\n", f"[{host}]:8001")
+            for host in ("::", "fe80::1", "1:2:3:4:5:6:7:8", "2001:db8::ffff")
+        ),
+        ("LLAMA_PROXY_HOST=255.0.10.1\n", "255.0.10.1:8001"),
     ],
 )
 def test_the_socket_listens_where_config_env_says(host: Host, text: str, address: str) -> None:
@@ -166,6 +191,15 @@ def test_stop_time_outs_follow_the_drain_time(host: Host) -> None:
     host.generate()
     for unit in ("auth-proxy.service", "llama-server@.service"):
         assert host.setting(unit, "50-llmsvc-stop.conf") == ["[Service]", "TimeoutStopSec=110"]
+
+
+@pytest.mark.parametrize("bad", ["08", "soon", "1000", "-1", "+1"])
+def test_a_bad_drain_time_keeps_the_default(host: Host, bad: str) -> None:
+    (host.etc / "config.env").write_text(f"LLAMA_PROXY_DRAIN_SECONDS={bad}\n")
+    host.model("alpha")
+    host.generate()
+    assert host.setting("auth-proxy.service", "50-llmsvc-stop.conf") == ["[Service]", "TimeoutStopSec=40"]
+    assert set(host.exclusion()) == {"alpha"}
 
 
 def test_a_model_waits_for_the_file_system_that_holds_it(host: Host) -> None:
