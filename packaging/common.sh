@@ -58,6 +58,11 @@ quietly() {
     }
 }
 
+# wheelhouse_key [MODEL...]: names what a wheelhouse is made of; needs $python
+wheelhouse_key() {
+    { "$python" -V && cat "$root"/packaging/*.lock && for model; do cat "$root/models/$model.toml"; done; } | sha256sum | cut -c1-16
+}
+
 # find_python: the distribution's own, for the services must survive whatever a user has in PATH
 find_python() {
     python=/usr/bin/python3

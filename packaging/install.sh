@@ -93,7 +93,7 @@ install_in_sandbox() {
     in_machine /src/packaging/install.sh "${options[@]}" </dev/null
     [ -z "$inside" ] || in_machine rm -f -- "$inside"
     if [ -n "$key_file" ] && in_machine test -s /root/llmsvc.key; then
-        (umask 077 && in_machine cat /root/llmsvc.key </dev/null >"$key_file")
+        (umask 077 && in_machine cat /root/llmsvc.key </dev/null >"$work/key" && mv -fT -- "$work/key" "$key_file")
     fi
     cat <<T
 
@@ -112,6 +112,7 @@ install_packages() {
         if grep -qE '^VERSION_CODENAME=(bullseye|focal|jammy)$' /etc/os-release; then
             packages=("${packages[@]/#polkitd/policykit-1}") # its name there
         fi
+        [ ! -x /usr/bin/python3 ] || find_python || die "/usr/bin/python3 is older than 3.10: this release is too old"
         apt_install "${packages[@]}"
         find_python || die "/usr/bin/python3 is older than 3.10: this release of the distribution is too old"
         return
@@ -183,6 +184,9 @@ main() {
     if [ -z "$from" ]; then
         from=$cache/wheelhouse/$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
         "$root/packaging/wheelhouse" --no-models "$from"
+    elif [[ $(cat "$from/COMPLETE") != @($(wheelhouse_key)|$(wheelhouse_key smollm2 gemma3)) ]]; then
+        die "$from was made for another release of llmsvc, or for another Python than $("$python" -V)" \
+            "make a new one there: packaging/wheelhouse DIR"
     fi
     make_environment "$from"
     link "$release" /opt/llmsvc/venv

@@ -21,6 +21,7 @@ MAX_STOP_CHARS = 500
 MAX_BIASES = 300
 MAX_TOP_LOGPROBS = 5
 MAX_INPUTS = 2048
+MAX_TEXT_BYTES = 1024 * 1024
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 2),
@@ -148,6 +149,9 @@ def text(body: dict[str, Any]) -> str:
     value = body.get("input")
     if not isinstance(value, str):
         raise bad("input must be a text", "input")
+    # nothing can cancel the tokenizer, whose time grows with the square of a run of blanks
+    if len(value.encode()) > MAX_TEXT_BYTES:
+        raise bad(f"input may have at most {MAX_TEXT_BYTES} bytes", "input")
     return value
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from llmsvc.backend.problem import bad
 
+# templates and the tokenizer take time that grows with the square of their number
+MAX_MESSAGES = 4096
+
 _ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 
 
@@ -16,6 +19,8 @@ def normalise(messages: object) -> list[dict[str, Any]]:
     """
     if not isinstance(messages, list) or not messages:
         raise bad("messages must be a list with at least one message", "messages")
+    if len(messages) > MAX_MESSAGES:
+        raise bad(f"messages must be at most {MAX_MESSAGES}", "messages", "context_length_exceeded")
     return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 

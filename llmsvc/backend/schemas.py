@@ -18,6 +18,8 @@ MAX_REPEATS = 512
 MAX_REPEATS_TOTAL = 4096
 MAX_CHOICES = 500
 MAX_TEXT = 200
+MAX_WAYS = 1000
+_INNER = ("additionalProperties", "anyOf", "items", "oneOf")
 
 _TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .-]{0,63}\Z")
@@ -43,7 +45,25 @@ def safe(schema: object, param: str) -> dict[str, Any]:
     clean = walker.schema(schema, 0)
     if any(alias not in clean.get(table, {}) for (table, _), alias in walker.aliases.items()):
         raise walker.refuse("refers to a part that is not there")
+    if _ways(clean, clean, {}) > MAX_WAYS:
+        raise walker.refuse(f"has more than {MAX_WAYS} ways to be kept to, with its references in place")
     return clean
+
+
+def _ways(node: Any, root: dict[str, Any], known: dict[str, int]) -> int:
+    """Alternatives with all references in place: as many states may a grammar be in at once."""
+    if isinstance(node, list):
+        return sum(_ways(choice, root, known) for choice in node)
+    if not isinstance(node, dict):
+        return 0
+    if "$ref" in node:
+        _, table, name = node["$ref"].split("/")
+        if name not in known:
+            known[name] = 1  # llama_cpp refuses what refers to itself
+            known[name] = _ways(root[table][name], root, known)
+        return known[name]
+    parts = [*node.get("properties", {}).values(), *(node[key] for key in _INNER if key in node)]
+    return min(MAX_WAYS + 1, max(1, sum(_ways(part, root, known) for part in parts)))
 
 
 class _Walker:

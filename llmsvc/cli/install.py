@@ -55,7 +55,9 @@ def _install(arguments: argparse.Namespace) -> Result:
     from installer import apply, facts, verify
     from installer.options import Options, parse_listen
     from installer.plan import Plan
+    from llmsvc import paths
     from llmsvc.cli.welcome import welcome
+    from llmsvc.library import files
 
     options = Options(
         model=arguments.model,
@@ -63,8 +65,10 @@ def _install(arguments: argparse.Namespace) -> Result:
         wheelhouse=arguments.wheelhouse,
         key_file=arguments.key_file,
     )
-    plan = Plan(facts.gather(), options)
-    done = apply.apply(plan, lambda title: print(f"  {title}", file=sys.stderr, flush=True))
+    paths.INSTALL_LOCK.mkdir(mode=0o700, exist_ok=True)
+    with files.locked(paths.INSTALL_LOCK, waiting="waiting for another 'llmsvc install' to end"):
+        plan = Plan(facts.gather(), options)
+        done = apply.apply(plan, lambda title: print(f"  {title}", file=sys.stderr, flush=True))
     kept = [str(file.path) for file in plan.files if file.kept]
     data = {"actions": done.actions, "kept": kept, "answer": done.answer}
     data |= {"base_url": plan.config.base_url, "key": plan.key}
@@ -77,6 +81,10 @@ def _install(arguments: argparse.Namespace) -> Result:
         lines.append(
             f"{options.key_file} is not written: there are users already, and keys are shown only once.\n"
             "For another key: llmsvc key add admin"
+        )
+    if not paths.POLKIT_RULES.is_dir():
+        lines.append(
+            f"There is no {paths.POLKIT_RULES}: members of {paths.ADMIN_GROUP} need sudo like everybody else."
         )
     if done.answer is None:
         return Result(data, "\n".join([*lines, "llmsvc is installed: nothing to do."]))

@@ -56,9 +56,13 @@ def find(directory: Path, origin: str) -> Path | None:
     return None
 
 
+INCOMING = ".incoming"
+"""Directory of root's own beside the models, for what is not finished."""
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, waiting: str = "") -> Iterator[None]:
-    """Holds an exclusive lock on an existing directory.
+    """Holds an exclusive lock on a directory that only root may open: others could keep us waiting.
 
     :param waiting: said on stderr if somebody else holds it
     """
@@ -77,7 +81,7 @@ def work_directory(models: Path, origin: str) -> Iterator[Path]:
     Only one process at a time has the one for an `origin`; others wait. What killed ones left is removed.
     """
     make_directory(models)
-    incoming = models / ".incoming"
+    incoming = models / INCOMING
     incoming.mkdir(mode=0o700, exist_ok=True)
     key = hashlib.sha256(origin.encode()).hexdigest()[:16]
     _sweep(incoming)
@@ -175,7 +179,7 @@ def publish(staged: Path, targets: list[Path], made: Record) -> tuple[Path, bool
     :returns: the name, and whether the file is new there
     :raises ConflictError: all names belong to other contents
     """
-    with locked(targets[0].parent):
+    with locked(targets[0].parent / INCOMING):
         for target in targets:
             if not target.exists():
                 replace(staged, target, made)

@@ -130,7 +130,7 @@ def _install(wanted: Wanted, models: Path, wheelhouse: Path | None, how: How) ->
             with contextlib.ExitStack() as undo:
                 if got.new:
                     undo.callback(_remove_unused, got.file, models)
-                _write_env(wanted, got.file)
+                _write_env(wanted, got.file, models)
                 undo.pop_all()
     return Installed(wanted.name, got.file, changed=True, linked=got.linked)
 
@@ -143,7 +143,7 @@ def _os_errors(models: Path) -> Iterator[None]:
         raise Error(f"{error.filename or models}: {error.strerror}") from None
 
 
-def _write_env(wanted: Wanted, file: Path) -> None:
+def _write_env(wanted: Wanted, file: Path, models: Path) -> None:
     files.make_directory(paths.MODELS_D)
     header = gguf.read_header(file)
     text = envfile.text(
@@ -154,7 +154,7 @@ def _write_env(wanted: Wanted, file: Path) -> None:
         about=f"{wanted.entry.title} ({wanted.entry.licence})" if wanted.entry else header.name or "",
         chat_format=wanted.entry.chat_format if wanted.entry else None,
     )
-    with files.locked(paths.MODELS_D):
+    with files.locked(models / files.INCOMING):
         if env_file(wanted.name).exists():
             raise _taken(wanted.name)
         files.write_text(env_file(wanted.name), text)

@@ -41,8 +41,14 @@ _log = logging.getLogger(__name__)
 # a request that was in a backend each time it died must not kill it for ever
 _ATTEMPTS = 3
 _SILENCE_SECONDS = 10.0
+# how long a client that reads slowly may take to hear of an error
+_LAST_WORDS_SECONDS = 5.0
 # most answers are there before it would pay to watch for a client that leaves
 _WATCH_AFTER_SECONDS = 0.05
+
+
+BUFFER_ANSWER = "llmsvc.buffer_answer"
+"""In the scope: a function that lets the connection buffer a whole answer; for those who have shown a key."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +107,7 @@ class Exchange:
         """Serves the request, whatever happens, to its one row in the ledger."""
         self._task = asyncio.current_task()
         self._services.running.add(self)
+        self._scope.get(BUFFER_ANSWER, _nothing)()
         error: ApiError | None = None
         try:
             try:
@@ -224,15 +231,20 @@ class Exchange:
         await self._client.end()
 
     async def _fail(self, error: ApiError) -> None:
-        """Tells the client, then frees the model."""
+        """Frees the model and tells the client, who may be slow to hear it."""
         self._status, self._state = error.status, error.state
+        told = None
         if error is CLIENT_GONE:
             if self._place is not None and not self._at_backend:
                 self._services.window.give_back(self.record.user_id, self._place)
         else:
-            await self._client.fail(error)
+            told = asyncio.ensure_future(self._client.fail(error))
         if self._at_backend and self._backend is not None:
             self._usage = await self._backend.cancel(str(self._id)) or self._usage
+            self._leave_backend()
+        if told is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(told, _LAST_WORDS_SECONDS)
 
     def _leave_backend(self) -> None:
         """Gives the slot back; a connection with an unread answer is closed."""
@@ -291,6 +303,10 @@ class Exchange:
             "completion_tokens": self._usage.completion_tokens,
             "created_at": self._created.isoformat(),
         }
+
+
+def _nothing() -> None:
+    pass
 
 
 def client_address(scope: Scope) -> str | None:

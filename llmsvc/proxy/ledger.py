@@ -75,12 +75,17 @@ class Ledger:
         """Bytes that PostgreSQL does not have yet."""
         return self._spool.backlog
 
+    @property
+    def _reserve(self) -> int:
+        """Bytes that the ends of all open requests, and one batch, may need."""
+        return (len(self.open) + 3) * _LARGEST_RECORD + _BATCH_BYTES
+
     def accept(self, request_id: uuid.UUID, row: Row) -> None:
         """The request will be served.
 
         :raises ApiError: 503, no room is left for its row
         """
-        if self._spool.free < (len(self.open) + 3) * _LARGEST_RECORD + _BATCH_BYTES:
+        if self._spool.free < self._reserve:
             if time.monotonic() - self._warned >= _REPEAT_WARNING_SECONDS:
                 self._warned = time.monotonic()
                 _log.critical(
@@ -94,8 +99,10 @@ class Ledger:
 
     def end(self, request_id: uuid.UUID, row: Row) -> None:
         """The request has ended; also for one that was refused and never accepted."""
-        self.open.pop(request_id.bytes, None)
+        accepted = self.open.pop(request_id.bytes, None) is not None
         payload = _encode(row)
+        if not accepted and self._spool.free < self._reserve:
+            return  # a flood of refused ones must not take the room of those that were accepted
         if self._spool.free < len(payload) + _LARGEST_RECORD:
             _log.critical("the ledger is full, the row of request %s is lost", request_id)
             return

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from llmsvc.proxy import limits
 from llmsvc.proxy.app import Application
 from llmsvc.proxy.errors import STOPPING
-from llmsvc.proxy.exchange import Services
+from llmsvc.proxy.exchange import BUFFER_ANSWER, Services
 from llmsvc.systemd import notify
 
 _log = logging.getLogger(__name__)
@@ -35,14 +35,37 @@ _STATUS_SECONDS = 1.0
 _SAVE_SECONDS = 5.0
 _GIVE_UP_SECONDS = 3
 _KEEPALIVE_SECONDS = 75
+# what was read at once of a body may come on top of a head
+_HEAD_BYTES = 512 * 1024
 # a whole long answer: a client that reads slowly must not hold the model
 _WRITE_BUFFER_BYTES = 8 * 1024 * 1024
 
 
 class _Protocol(HttpToolsProtocol):
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+    # httptools has no limit of its own: who never ends a header would fill our memory, without any key
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        if self._head_bytes > _HEAD_BYTES:
+            self.transport.close()
+            return
+        super().data_received(data)
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._head_bytes = 0
+        super().on_message_complete()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[BUFFER_ANSWER] = self._buffer_answer  # type: ignore[literal-required]
+
+    def _buffer_answer(self) -> None:
+        self.transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
 
 
 class Server(uvicorn.Server):

@@ -17,7 +17,9 @@ make_wheelhouse() {
         mkdir -p "$place/upper/etc" "$place/work" "$place/root"
         options=("--machine=wheelhouse-$suite" --as-pid2 --console=pipe "--bind-ro=$root:/src" "--bind=$cache:/var/cache/llmsvc")
         share_network "$place/upper"
-        mapfile -t -O ${#options[@]} options < <(sed 's/^/--setenv=/' "$place/upper/etc/environment")
+        # read in there rather than by --setenv=: everybody can read arguments, and a proxy's address may hold a password
+        # shellcheck disable=SC2016  # for the shell in there
+        options+=(/bin/bash -c 'while IFS= read -r line; do export "$line"; done </etc/environment; exec "$@"' bash)
         options+=(/src/packaging/wheelhouse "/var/cache/llmsvc/wheelhouse/$suite")
         prepare_tree "$place" "$(image "$suite" full)" "${options[@]}"
         [ ! -d /run/systemd/system ] || scope=(systemd-run --quiet --scope --property=Delegate=yes)

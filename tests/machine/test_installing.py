@@ -37,3 +37,17 @@ def test_the_command_line_starts_quickly(machine, measured):
     begun = time.monotonic()
     machine.shell("for n in 1 2 3 4 5; do llmsvc --help >/dev/null; done")
     measured(f"llmsvc --help, {machine.suite}", (time.monotonic() - begun) / 5)
+
+
+def test_the_port_is_opened_for_others_and_closed_again(machine):
+    for address in ("0.0.0.0:8001", "127.0.0.1:8001"):
+        done = machine.exec("llmsvc", "install", "--listen", address)
+        assert address in machine.out("ss", "-Hltn")
+        assert "It answered:" in done.stdout
+    assert machine.post("/v1/chat/completions", {"max_tokens": 1, "messages": []}, None).status_code == 401
+
+
+def test_two_installations_at_once_wait_for_each_other(machine):
+    script = "rm /etc/polkit-1/rules.d/50-llmsvc.rules; llmsvc install & llmsvc install; wait $!"
+    machine.shell(script)
+    assert "nothing to do" in machine.out("llmsvc", "install")

@@ -89,3 +89,15 @@ def test_a_normal_user_gets_a_hint_and_no_traceback(machine):
         assert "sudo" in done.stderr
         assert "Traceback" not in done.stderr
     assert as_nobody(machine, "llmsvc", "status").returncode == 0
+
+
+def test_a_bad_value_of_the_proxys_alone_keeps_no_model_from_starting(machine):
+    file = "/etc/llmsvc/config.env"
+    machine.shell(f"cp -a {file} /root/; echo LLAMA_PROXY_RATE_LIMIT=many >>{file}")
+    try:
+        machine.exec("systemctl", "restart", "llama-server@smollm2")
+        refused = machine.exec("llmsvc", "start", "gemma3", check=False)
+        assert (refused.returncode, machine.states("llama-server@smollm2")) == (78, ["active"])
+        assert "LLAMA_PROXY_RATE_LIMIT" in refused.stderr
+    finally:
+        machine.shell("mv /root/config.env /etc/llmsvc/")

@@ -367,3 +367,13 @@ def test_silent_stream_gets_its_headers_and_empty_comments(make_stack: Callable[
         answer = waiting.result(5)
         assert answer.status_code == 200
         assert answer.text.splitlines()[-2].startswith('data: {"error": {"message": "the mock was told')
+
+
+@pytest.mark.parametrize("unit", [b"x" * 65536, b"a: b\r\n" * 10000], ids=["one header", "many headers"])
+def test_endless_headers_are_cut_and_others_are_served(stack: Any, unit: bytes) -> None:
+    with socket.create_connection(stack.listener.getsockname(), timeout=10) as raw:
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx: ")
+        with pytest.raises(OSError):
+            for _ in range(1000):
+                raw.sendall(unit)
+    assert post(stack, stack.add_key()).status_code == 200

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmsvc.backend import bodies
+from llmsvc.backend import bodies, messages
 from llmsvc.backend.bodies import Model
 from llmsvc.backend.problem import ApiError
 
@@ -149,3 +149,10 @@ def test_each_model_does_what_it_is_for():
 def test_what_is_no_json_object_is_refused(raw):
     with pytest.raises(ApiError):
         bodies.parse(raw)
+
+
+def test_what_takes_the_tokenizer_too_long_is_refused():
+    assert refused(messages=HELLO * (messages.MAX_MESSAGES + 1)).code == "context_length_exceeded"
+    assert bodies.text({"input": "x" * bodies.MAX_TEXT_BYTES})
+    with pytest.raises(ApiError):
+        bodies.text({"input": "x" * (bodies.MAX_TEXT_BYTES + 1)})

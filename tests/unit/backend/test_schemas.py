@@ -93,3 +93,21 @@ def test_the_rest_is_refused(schema):
     with pytest.raises(ApiError) as caught:
         safe(schema)
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, "here", "unsupported_schema")
+
+
+def test_references_that_multiply_alternatives_are_refused():
+    def part(below: str) -> dict:
+        arrays = [
+            {"type": "array", "items": {"$ref": below}, "minItems": 1, "maxItems": most}
+            for most in range(2, 8)
+        ]
+        return {"anyOf": arrays}
+
+    parts = {f"A{level}": part(f"#/$defs/A{level + 1}") for level in range(8)} | {"A8": {"type": "string"}}
+    with pytest.raises(ApiError) as caught:
+        schemas.safe({"$ref": "#/$defs/A0", "$defs": parts}, "schema")
+    assert caught.value.code == "unsupported_schema"
+    assert "ways" in str(caught.value)
+    few = {"$defs": {"A": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, "type": "object"}
+    few["properties"] = {name: {"$ref": "#/$defs/A"} for name in "abcdefgh"}
+    assert schemas.safe(few, "schema")

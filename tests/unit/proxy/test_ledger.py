@@ -46,3 +46,17 @@ def test_request_ids_are_version_7_and_come_in_order_of_time() -> None:
     ids = [new_request_id() for _ in range(2000)]
     assert len(set(ids)) == 2000
     assert [i.int >> 80 for i in ids] == sorted(i.int >> 80 for i in ids)
+
+
+async def test_a_flood_of_refused_requests_leaves_room_for_those_that_were_accepted(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "spool", "host=/nonexistent", size=1024 * 1024)
+    row = {"request_id": "x", "username": "u" * 60, "state": "rejected_limit"}
+    accepted = [new_request_id() for _ in range(3)]
+    for request_id in accepted:
+        ledger.accept(request_id, row)
+    for _ in range(10_000):
+        ledger.end(new_request_id(), row)
+    for request_id in accepted:
+        before = ledger.backlog
+        ledger.end(request_id, {**row, "state": "ok"})
+        assert ledger.backlog > before
