@@ -14,6 +14,7 @@ from typing import Any
 
 from llmsvc.backend import messages, tools
 from llmsvc.backend.problem import bad
+from llmsvc.backend.vocabulary import MARK
 from llmsvc.backend.schemas import safe
 
 MAX_STOPS = 16
@@ -111,7 +112,7 @@ def completion(body: dict[str, Any], model: Model) -> Request:
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
-    if not isinstance(prompt, str) or not prompt:
+    if not isinstance(prompt, str) or not prompt.strip(MARK):
         raise bad("prompt must be one text that is not empty", "prompt")
     if body.get("suffix"):
         raise bad("suffix is not supported", "suffix", "unsupported_parameter")

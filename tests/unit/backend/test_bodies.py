@@ -156,3 +156,10 @@ def test_what_takes_the_tokenizer_too_long_is_refused():
     assert bodies.text({"input": "x" * bodies.MAX_TEXT_BYTES})
     with pytest.raises(ApiError):
         bodies.text({"input": "x" * (bodies.MAX_TEXT_BYTES + 1)})
+
+
+@pytest.mark.parametrize("prompt", ["", "\ufdd0", "\ufdd0\ufdd0", [], ["a", "b"], None, 1])
+def test_a_prompt_that_comes_to_nothing_is_refused(prompt):
+    with pytest.raises(ApiError) as caught:
+        bodies.completion({"prompt": prompt}, TEXT)
+    assert caught.value.status == 400
