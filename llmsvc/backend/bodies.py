@@ -14,8 +14,8 @@ from typing import Any
 
 from llmsvc.backend import messages, tools
 from llmsvc.backend.problem import bad
-from llmsvc.backend.vocabulary import MARK
 from llmsvc.backend.schemas import safe
+from llmsvc.backend.vocabulary import MARK
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 500
