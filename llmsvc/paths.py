@@ -21,6 +21,9 @@ MANIFEST = STATE / "manifest.json"
 GOOD_MODELS = STATE / "good-models"
 """Models that once became ready, one name a line, the latest first; written by units/instance-hook."""
 
+FAILED_MODELS = Path("/run/llmsvc-rollback/failed")
+"""Models that failed since one was last ready, one name a line; removed by units/instance-hook."""
+
 RUN_INSTANCES = Path("/run/llama-server")
 """One RuntimeDirectory an instance, /run/llama-server/NAME; it exists exactly while the instance does."""
 INSTALL_LOCK = Path("/run/llmsvc-install")

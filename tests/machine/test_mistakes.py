@@ -48,6 +48,26 @@ def test_a_model_that_cannot_start_gives_the_old_one_back(machine, bad_model, sc
     assert status == "78"
 
 
+def test_going_back_tries_each_good_model_once_until_one_is_ready(machine):
+    history, models = "/var/lib/llmsvc/good-models", "/etc/llmsvc/models.d"
+    names = ("gone-a", "gone-b", "gone-c")
+    machine.shell(
+        f"for n in {' '.join(names)}; do echo MODEL=$n.gguf >{models}/$n.env; done; systemctl daemon-reload; "
+        f"cp {history} /root/; printf '%s\\n' gone-a gone-b smollm2 >{history}"
+    )
+    try:
+        assert machine.exec("systemctl", "start", "llama-server@gone-c", check=False).returncode != 0
+        machine.await_states(["llama-server@smollm2"], ["active"])
+        for name in names:
+            said = machine.journal("-b", "-u", f"llama-server@{name}", "_COMM=llmsvc")
+            assert len(said) == 1 and "No such file" in said[0]["MESSAGE"]
+    finally:
+        machine.shell(
+            f"rm {models}/gone-*.env; mv /root/good-models {history}; "
+            "systemctl daemon-reload; systemctl reset-failed; systemctl start llama-server@smollm2"
+        )
+
+
 def test_adding_a_broken_file_changes_nothing(machine):
     before = machine.out("ls", "-R", "/etc/llmsvc", "/var/lib/llmsvc/models")
     machine.shell(f"head -c 100000 {FILE} >/root/broken.gguf")

@@ -14,11 +14,13 @@ class Hook:
 
     def __init__(self, root: Path) -> None:
         self.instance, self.good, self.calls = root / "run/m", root / "good-models", root / "calls"
+        self.failed = root / "failed"
         self.instance.mkdir(parents=True)
         text = paths.data("units", "instance-hook").read_text()
         text = text.replace("/run/llama-server/", f"{root}/run/").replace(
             str(paths.GOOD_MODELS), str(self.good)
         )
+        text = text.replace(str(paths.FAILED_MODELS), str(self.failed))
         self.script = root / "hook"
         self.script.write_text(text)
         (root / "bin").mkdir()
@@ -47,6 +49,14 @@ def test_a_ready_model_is_marked_and_heads_the_history(hook: Hook) -> None:
     hook("started", "m")
     assert (hook.instance / "ready").exists()
     assert hook.good.read_text().split() == ["m", "a", "b"]
+
+
+def test_once_a_model_is_ready_those_that_failed_may_be_tried_again(hook: Hook) -> None:
+    hook.failed.write_text("a\n")
+    hook("stopped", "a", result="exit-code")
+    assert hook.failed.exists()
+    hook("started", "m")
+    assert not hook.failed.exists()
 
 
 def test_the_history_is_bounded(hook: Hook) -> None:
