@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from installer.manifest import Manifest
+from llmsvc import atomic
 
 
 class Action(abc.ABC):
@@ -88,11 +86,12 @@ class WriteFile(Action):
         return self._manifest.written.get(str(self.path)) != self._wanted()
 
     def apply(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.kept:
-            write_atomically(self.beside, self.text, self.mode)
+            atomic.write(self.beside, self.text, self.mode)
             return
         changed = self._current() != self._wanted()
-        write_atomically(self.path, self.text, self.mode)
+        atomic.write(self.path, self.text, self.mode)
         self._manifest.record(self.path, self._wanted())
         if changed:
             self._written(self.path.name)
@@ -105,20 +104,3 @@ class WriteFile(Action):
             return hashlib.sha256(self.path.read_bytes()).hexdigest()
         except FileNotFoundError:
             return None
-
-
-def write_atomically(path: Path, text: str, mode: int) -> None:
-    """Writes a whole file or nothing: a reader sees the old text or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from llmsvc import paths
+from llmsvc import atomic, paths
 from llmsvc.errors import Error
 
 
@@ -36,6 +36,4 @@ class Manifest:
         """Writes the manifest."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"release": self.release, "files": self.written}, indent=1, sort_keys=True) + "\n"
-        temporary = self.file.with_suffix(".new")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.file)
+        atomic.write(self.file, text, 0o644)

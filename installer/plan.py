@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from installer import postgres, render
-from installer.actions import Action, Step, WriteFile, write_atomically
+from installer.actions import Action, Step, WriteFile
 from installer.facts import Facts, port_taken
 from installer.manifest import Manifest
 from installer.options import Options
-from llmsvc import config, env, paths
+from llmsvc import atomic, config, env, paths
 from llmsvc.accounts import audit, keys, keystore, local, meta, users
 from llmsvc.config import Config
 from llmsvc.database import connect, schema
@@ -95,7 +95,7 @@ class Plan:
         yield Step(
             "make the pepper of the key store",
             lambda: not paths.PEPPER.exists(),
-            lambda: write_atomically(paths.PEPPER, keys.generate_pepper(), 0o600),
+            lambda: atomic.write(paths.PEPPER, keys.generate_pepper(), 0o600),
         )
         yield Step(
             f"write {paths.CONFIG_ENV}",
@@ -160,7 +160,7 @@ class Plan:
         return action
 
     def _write_config(self) -> None:
-        write_atomically(paths.CONFIG_ENV, self._config_text, 0o644)
+        atomic.write(paths.CONFIG_ENV, self._config_text, 0o644)
         self._stale.add(manager.PROXY)
 
     def _migrations_due(self) -> bool:
@@ -193,7 +193,7 @@ class Plan:
             audit.record(connection, "user add", FIRST_USER)
             # before the commit: a file that cannot be written must not cost the only sight of the key
             if self.options.key_file:
-                write_atomically(self.options.key_file, self.key + "\n", 0o600)
+                atomic.write(self.options.key_file, self.key + "\n", 0o600)
 
     def _address(self) -> str:
         host = self.config.llama_proxy_host

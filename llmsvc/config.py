@@ -117,13 +117,6 @@ CONFIG: tuple[env.Setting, ...] = (
         "with the loaded one.",
     ),
     env.Setting(
-        "LLAMA_LEDGER_RETENTION_DAYS",
-        env.integer(1, 36500),
-        "90",
-        "How long the rows of llama_requests are kept.",
-        "days",
-    ),
-    env.Setting(
         "POSTGRES_AUTH_HOST",
         env.string,
         "/run/postgresql",
@@ -180,7 +173,6 @@ class Config:
     llama_proxy_body_seconds: int
     llama_proxy_max_tokens: int
     llama_proxy_other_model: str
-    llama_ledger_retention_days: int
     postgres_auth_host: str
     postgres_auth_port: int
     postgres_auth_db: str

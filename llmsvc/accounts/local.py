@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from llmsvc import atomic
 from llmsvc.accounts import keys
 from llmsvc.database import Connection
 from llmsvc.errors import ConflictError
@@ -48,7 +48,7 @@ def ensure(connection: Connection, pepper: bytes, file: Path) -> bool:
             ).fetchone()
         ):
             key = keys.generate()
-            _write(file, key)
+            atomic.write(file, key + "\n", 0o600)
         connection.execute(
             "INSERT INTO llama_api_keys (user_id, name, prefix, digest) VALUES (%s, 'local', %s, %s)",
             [user_id, keys.display_prefix(key), keys.digest(pepper, key)],
@@ -73,13 +73,3 @@ def _read(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     return key if keys.well_formed(key) else None
-
-
-def _write(file: Path, key: str) -> None:
-    new = file.with_name(file.name + ".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        stream.write(key + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(file)

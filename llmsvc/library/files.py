@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmsvc import atomic
 from llmsvc.errors import ConflictError, Error
 from llmsvc.library.progress import size as human
 
@@ -195,10 +196,13 @@ def replace(staged: Path, target: Path, made: Record) -> None:
         staged.chmod(0o644)
     with staged.open("rb") as stream:
         os.fsync(stream.fileno())
-    write_text(
-        target.with_name(f"{target.name}.sha256"), f"# source: {made.origin}\n{made.sha256}  {target.name}\n"
-    )
+    _write_record(target, made)
     staged.replace(target)
+
+
+def _write_record(file: Path, made: Record) -> None:
+    text = f"# source: {made.origin}\n{made.sha256}  {file.name}\n"
+    atomic.write(file.with_name(f"{file.name}.sha256"), text, 0o644)
 
 
 def _same(staged: Path, target: Path, made: Record) -> bool:
@@ -210,10 +214,7 @@ def _same(staged: Path, target: Path, made: Record) -> bool:
     if (known.sha256 if known else sha256(target)) != made.sha256:
         return False
     if known is None:
-        write_text(
-            target.with_name(f"{target.name}.sha256"),
-            f"# source: {made.origin}\n{made.sha256}  {target.name}\n",
-        )
+        _write_record(target, made)
     return True
 
 
@@ -225,17 +226,3 @@ def make_directory(directory: Path) -> None:
         # exist_ok: another process may make it at the same time
         directory.mkdir(exist_ok=True)
         directory.chmod(0o755)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a file that everybody may read; it is there whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with temporary.open("x", encoding="utf-8") as out:
-            os.fchmod(out.fileno(), 0o644)
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)

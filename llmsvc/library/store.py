@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmsvc import paths
+from llmsvc import atomic, paths
 from llmsvc.config import Config, valid_model_name
 from llmsvc.errors import ConflictError, Error, ModelError, NotFoundError, SettingError
 from llmsvc.library import envfile, files, gguf, settings
@@ -157,7 +157,7 @@ def _write_env(wanted: Wanted, file: Path, models: Path) -> None:
     with files.locked(models / files.INCOMING):
         if env_file(wanted.name).exists():
             raise _taken(wanted.name)
-        files.write_text(env_file(wanted.name), text)
+        atomic.write(env_file(wanted.name), text, 0o644)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ import datetime
 import hmac
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psycopg
 from psycopg.rows import class_row
 
+from llmsvc import atomic
 from llmsvc.accounts import directory, keys, meta
 from llmsvc.accounts.directory import KeyRecord
 from llmsvc.errors import SettingError
@@ -137,11 +137,8 @@ class KeyDirectory:
 
     def _write_snapshot(self, records: list[KeyRecord]) -> None:
         data = {"pepper_fingerprint": self._fingerprint, "keys": [_to_json(record) for record in records]}
-        fresh = self._snapshot.with_suffix(".new")
         try:
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                json.dump(data, file)
-            fresh.replace(self._snapshot)
+            atomic.write(self._snapshot, json.dumps(data), 0o600)
         except OSError as error:
             _log.warning("the keys cannot be saved for a start without PostgreSQL: %s", error)
 

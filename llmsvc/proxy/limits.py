@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from llmsvc import atomic
 from llmsvc.proxy.errors import ApiError, Headers
 
 _log = logging.getLogger(__name__)
@@ -114,10 +115,8 @@ def load(window: Window, file: Path) -> None:
 
 def save(dump: dict[str, object], file: Path) -> None:
     """Writes what Window.dump() gave, atomically. A full disk is no reason to stop serving."""
-    fresh = file.with_suffix(".new")
     try:
-        fresh.write_text(json.dumps(dump))
-        fresh.replace(file)
+        atomic.write(file, json.dumps(dump), 0o600, sync=False)
     except OSError as error:
         _log.warning("the rate limits cannot be saved for a restart: %s", error)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from installer.actions import WriteFile, write_atomically
+from installer.actions import WriteFile
 from installer.manifest import Manifest
 from llmsvc.errors import Error
 
@@ -55,14 +55,6 @@ def test_a_file_that_was_there_before_us_stays(tmp_path: Path, manifest: Manifes
     action = write(tmp_path / "a", "ours\n", manifest)
     action.apply()
     assert (tmp_path / "a").read_text() == "somebody else's\n"
-
-
-def test_a_failed_write_leaves_the_old_text_and_no_litter(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(tmp_path / "a", "\ud800", 0o600)
-    assert (tmp_path / "a").read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_damaged_manifest_is_one_clear_error(tmp_path: Path) -> None:
