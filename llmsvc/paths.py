@@ -54,6 +54,16 @@ def instance_ready(name: str) -> Path:
     return RUN_INSTANCES / name / "ready"
 
 
+def instance_loading(name: str) -> Path:
+    """How far the backend of model `name` is with loading, as `37 Loading x.gguf`; gone once it is READY."""
+    return RUN_INSTANCES / name / "loading"
+
+
+def instance_gpu_lost(name: str) -> Path:
+    """What the GPU's driver said when the backend of model `name` lost it; absent if it did not."""
+    return RUN_INSTANCES / name / "gpu-lost"
+
+
 def data(*parts: str) -> Path:
     """The path of one of our data files: `data("units", "llmsvc-generator")`.
 

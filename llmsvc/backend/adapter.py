@@ -31,10 +31,10 @@ MAX_UNREAD_EVENTS = 20_000
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
 _TOO_LONG = re.compile(r"Requested tokens \((\d+)\) exceed context window of (\d+)")
 _CANCELLED = {
-    "cancel": ApiError(499, "the request was cancelled", code="request_cancelled"),
-    "left": ApiError(499, "the client left", code="request_cancelled"),
-    "slow": ApiError(499, "the client did not read its answer", code="request_cancelled"),
-    "stopping": ApiError(503, "the model is being stopped", code="model_stopping"),
+    "cancel": (499, "the request was cancelled", "request_cancelled"),
+    "left": (499, "the client left", "request_cancelled"),
+    "slow": (499, "the client did not read its answer", "request_cancelled"),
+    "stopping": (503, "the model is being stopped", "model_stopping"),
 }
 Events = asyncio.Queue[Message | ApiError | None]
 """What the app sends, and at its end None or what went wrong."""
@@ -43,9 +43,10 @@ Events = asyncio.Queue[Message | ApiError | None]
 class Adapter:
     """See the module. `jobs` is what the server cancels when it has drained for long enough."""
 
-    def __init__(self, engine: Engine, *, max_body_bytes: int) -> None:
+    def __init__(self, engine: Engine, *, max_body_bytes: int, load_seconds: float) -> None:
         self.jobs = Jobs()
         self._engine = engine
+        self._load_seconds = round(load_seconds, 3)
         self._max_body_bytes = max_body_bytes
         self._slot = asyncio.Lock()
         self._model_routes: dict[str, Callable[[dict[str, Any], bodies.Model], Request]] = {
@@ -118,6 +119,8 @@ class Adapter:
             "n_gpu_layers": engine.n_gpu_layers,
             "n_layers": engine.n_layers,
             "busy_since": self.jobs.busy_since(),
+            "tokens_per_second": engine.tokens_per_second,
+            "load_seconds": self._load_seconds,
             "embedding": engine.model.embedding,
         }
 
@@ -173,6 +176,8 @@ class Adapter:
         except Exception as error:  # whatever the app raises, its client gets an answer and others the slot
             problem = self._explain(job, job.failure or error)
         finally:
+            if problem:
+                problem.usage = job.usage()
             self.jobs.finish(job)
             events.put_nowait(problem)
 
@@ -217,7 +222,8 @@ class Adapter:
 
     def _explain(self, job: Job, failure: BaseException) -> ApiError:
         if job.cancelled:
-            return _CANCELLED[job.cancelled]
+            status, message, code = _CANCELLED[job.cancelled]
+            return ApiError(status, message, code=code)
         if isinstance(failure, ApiError):
             return failure
         if isinstance(failure, ValueError) and (match := _TOO_LONG.search(str(failure))):

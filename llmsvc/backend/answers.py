@@ -140,6 +140,9 @@ class _Stream:
             await self._write(b"data: " + encode(self._usage(self._first)))
             await self._write(_DONE)
         else:
+            if problem.usage:
+                await self._write(b"data: " + encode(self._usage(self._first)))
+                problem.usage = None
             await self._write(b"data: " + encode(problem.body()))
         await self._send({"type": "http.response.body", "body": b""})
 

@@ -14,6 +14,7 @@ from llmsvc.backend import internals
 from llmsvc.backend.bodies import Model
 from llmsvc.backend.jobs import Job, start
 from llmsvc.backend.llamalog import Log
+from llmsvc.backend.loading import exit_now
 from llmsvc.backend.problem import bad
 from llmsvc.backend.vocabulary import Vocabulary, tokenizer
 from llmsvc.errors import Error, ModelError, SettingError
@@ -26,10 +27,17 @@ _CONTROL, _UNKNOWN = 1 << 3, 1 << 0  # enum llama_token_attr
 class Engine:
     """One loaded model. All but tokenize() and detokenize() is for one job at a time."""
 
-    def __init__(self, settings: ModelSettings, header: Header, progress: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        settings: ModelSettings,
+        header: Header,
+        progress: Callable[[float], None],
+        gpu_lost: Callable[[str], None],
+    ) -> None:
         """Loads the model.
 
         :param progress: called with 0.0 to 1.0 while the file is read, from this thread
+        :param gpu_lost: called with the driver's words when a GPU fails, from any thread
         :raises SettingError, ModelError: no restart can mend it
         :raises Error: a want of memory, or trouble with a GPU
         """
@@ -39,8 +47,10 @@ class Engine:
         self.moved = time.monotonic()
         """When the model last did something, by time.monotonic()."""
         self.version: str = internals.module("llama_cpp").__version__
+        self._speed: float | None = None
         self._vocabulary: concurrent.futures.Future[Vocabulary] | None = None
-        self._log = Log()
+        self._gpu_lost = gpu_lost
+        self._log = Log(gpu_lost)
         _check_chat_format(settings)
         internals.silence()
         self._log.start()
@@ -81,7 +91,9 @@ class Engine:
         self.n_gpu_layers, self.n_layers = self._log.offloaded or (0, layers)
         self.device = ", ".join(self._log.devices) if self.n_gpu_layers else "cpu"
         if settings["REQUIRE_GPU"] and not self.n_gpu_layers:
-            raise Error(f"no layer got onto a GPU: {self._log.gpu() or 'llama.cpp found none'}")
+            words = self._log.gpu() or "llama.cpp found none"
+            self._gpu_lost(words)
+            raise Error(f"no layer got onto a GPU: {words}")
 
     def self_test(self) -> None:
         """Makes one token, or one embedding, the way a request would.
@@ -119,8 +131,14 @@ class Engine:
     def end(self, job: Job) -> None:
         """The job is over; after a failure the context starts from nothing."""
         self._job = None
+        self._speed = job.speed() or self._speed
         if job.failure or job.cancelled:
             self._llama.reset()
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """How fast the running job is, or else the last one was, at making tokens; None before the first."""
+        return (self._job and self._job.speed()) or self._speed
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -169,6 +187,7 @@ class Engine:
         if memory := self._log.memory():
             return Error(f"not enough memory: {memory}")
         if gpu := self._log.gpu():
+            self._gpu_lost(gpu)
             return Error(f"the GPU fails: {gpu}")
         reason = self._log.reason() or _brief(error)
         if "llama_context" in str(error):
@@ -226,6 +245,9 @@ class Engine:
             except RuntimeError:
                 if job:
                     job.check()
+                if self._log.lost:
+                    # most drivers end the process themselves; with the others every request would fail
+                    exit_now(1)
                 raise
 
         return checked
@@ -239,7 +261,8 @@ class Engine:
             produced: Iterator[int] = generate(tokens, *args, **kwargs)
             for token in produced:
                 job.check()
-                self.moved = time.monotonic()
+                self.moved = job.last_token = time.monotonic()
+                job.first_token = job.first_token or job.last_token
                 if not self._eog(token):
                     job.completion_tokens += 1
                 yield token

@@ -8,6 +8,8 @@ import time
 
 from llmsvc.backend.problem import ApiError
 
+_TELLING_TOKENS = 4
+
 REMEMBERED = 100
 """Finished requests whose token counts a late cancel still gets."""
 
@@ -35,6 +37,9 @@ class Job:
         """Set once the model is free of it."""
         self.started: float | None = None
         """When the model took it up, seconds since 1970."""
+        self.first_token = 0.0
+        self.last_token = 0.0
+        """When the model made them, by time.monotonic()."""
 
     def cancel(self, reason: str) -> None:
         """Ends it as soon as the model can be interrupted; has no effect on a finished one."""
@@ -46,6 +51,13 @@ class Job:
         """Raises JobCancelledError if it was cancelled."""
         if self.cancelled:
             raise JobCancelledError(self.cancelled)
+
+    def speed(self) -> float | None:
+        """Tokens a second between the first one and the last; None where there are too few to tell."""
+        seconds = self.last_token - self.first_token
+        if self.completion_tokens < _TELLING_TOKENS or seconds <= 0:
+            return None
+        return round((self.completion_tokens - 1) / seconds, 2)
 
     def usage(self) -> dict[str, int]:
         """OpenAI's usage object: what was read and produced until now."""

@@ -1,6 +1,7 @@
 """Keeps llama.cpp's log while a model loads: the reason of a failure, the devices and the layers.
 
-Once the model is READY nothing of it is kept or written: errors of a request quote the request.
+Once the model is READY nothing of it is kept or written, for errors of a request quote the request; only that
+a GPU is lost is still seen.
 """
 
 from __future__ import annotations
@@ -8,7 +9,11 @@ from __future__ import annotations
 import collections
 import ctypes
 import importlib
+import logging
 import re
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONT = 3, 4, 5  # enum ggml_log_level, ggml.h
 _DEVICE = re.compile(r"using device (\w+) \((.*?)\)")
@@ -17,6 +22,7 @@ _MEMORY = re.compile(
     r"fail\w* to (m?alloc|mmap)|unable to allocate|out of memory|outof\w*memory|cannot allocate|bad_alloc",
     re.I,
 )
+_LOST = re.compile(r"\b(cuda|rocm|hip|musa|sycl) error\b|device ?lost", re.I)
 _GPU = re.compile(r"\b(cuda|hip|rocm|vulkan|ggml_cuda|ggml_vk|gpu)\w*\b.*(error|fail)", re.I)
 _PREFIX = re.compile(r"^(\w+: )*(error loading model: |failed to )?")
 
@@ -25,13 +31,19 @@ _FOREVER: list[object] = []
 
 
 class Log:
-    """What llama.cpp said since the last start()."""
+    """What llama.cpp said since the last start().
 
-    def __init__(self) -> None:
+    :param lost: called, once, with the words in which a GPU's driver says that it is lost
+    """
+
+    def __init__(self, lost: Callable[[str], None]) -> None:
         llama_cpp = importlib.import_module("llama_cpp")
         self.devices: list[str] = []
         self.offloaded: tuple[int, int] | None = None
         """Layers on the GPU, and layers in all, as llama.cpp counts them."""
+        self.lost = False
+        """Whether a GPU was lost: nothing works any more until the process ends."""
+        self._tell_lost = lost
         self._problems: collections.deque[str] = collections.deque(maxlen=50)
         self._line = ""
         self._level = 0
@@ -64,6 +76,9 @@ class Log:
 
     def _receive(self, level: int, text: bytes, _data: object) -> None:
         if not self._open:
+            # the lines of CUDA's end come whole
+            if level == _LEVEL_ERROR and not self.lost:
+                self._check_lost(" ".join(text.decode("utf-8", "replace").split()))
             return
         if level != _LEVEL_CONT:
             self._level = level
@@ -73,7 +88,16 @@ class Log:
         line, self._line = " ".join(self._line.split()), ""
         if self._level in (_LEVEL_WARN, _LEVEL_ERROR):
             self._problems.append(line)
+            if self._level == _LEVEL_ERROR and not self.lost:
+                self._check_lost(line)
         elif device := _DEVICE.search(line):
             self.devices.append(f"{device[1]} ({device[2]})")
         elif offloaded := _OFFLOADED.search(line):
             self.offloaded = int(offloaded[1]), int(offloaded[2])
+
+    def _check_lost(self, line: str) -> None:
+        if _LOST.search(line) and not _MEMORY.search(line):
+            self.lost = True
+            self._tell_lost(line[:300])
+            if not self._open:
+                log.error("the GPU is lost: %s", line[:300])

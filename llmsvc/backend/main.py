@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import time
+import traceback
+from collections.abc import Callable
 
-from llmsvc import config, paths
+from llmsvc import atomic, config, paths
 from llmsvc.backend import environment, loading
 from llmsvc.errors import Error
 from llmsvc.library import gguf, settings
@@ -17,30 +21,50 @@ def main(name: str) -> int:
     :returns: the exit status: 0 stopped, 1 a failure that may pass, 78 one that no restart can mend
     """
     log = journal.setup("llama-server")
+
+    def stop() -> None:
+        log.send(f"{name}: stopped while it was loading")
+        paths.instance_loading(name).unlink(missing_ok=True)
+        loading.exit_now(0)
+
+    loading.on_sigterm(stop)
     try:
         _serve(name, log)
     except Error as error:
         hint = f" (hint: {error.hint})" if error.hint else ""
-        log.send(f"{name}: {error.message}{hint}", priority=3)
-        notify.status(f"Failed: {error.message}")
+        _failed(log, name, f"{error.message}{hint}")
         # 2 to 6 mean something on the command line only
         return error.exit_code if error.exit_code == 78 else 1
+    except MemoryError:
+        _failed(log, name, "not enough memory")
+        return 1
+    except Exception as error:  # the journal gets one line whatever it is
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
+        said = " ".join(str(error).split())[:200]
+        _failed(log, name, f"unexpected {type(error).__name__} in {where}: {said}")
+        return 1
     return 0
 
 
+def _failed(log: journal.Journal, name: str, message: str) -> None:
+    log.send(f"{name}: {message}", priority=3)
+    notify.status(f"Failed: {message}")
+
+
 def _serve(name: str, log: journal.Journal) -> None:
+    begun = time.monotonic()
     model = settings.load(name)
     max_body, drain = config.values("LLAMA_PROXY_MAX_BODY_BYTES", "LLAMA_PROXY_DRAIN_SECONDS")
     header = gguf.read_header(model.model)
     environment.clean(model["GPU"])
 
     def stalled() -> None:
-        message = f"loading does not move: nothing read and nothing computed for {loading.STALL_SECONDS:g} s"
-        log.send(f"{name}: {message}", priority=3)
-        notify.status(f"Failed: {message}")
+        idle = f"nothing read and nothing computed for {loading.STALL_SECONDS:g} s"
+        _failed(log, name, f"loading does not move: {idle}")
         loading.exit_now(1)
 
-    progress = loading.Progress(model.model.name)
+    progress = loading.Progress(model.model.name, paths.instance_loading(name))
     with loading.Watch(progress, stalled):
         # llama_cpp, numpy and FastAPI read the environment and take most of a second to import
         from llmsvc.backend.adapter import Adapter
@@ -48,8 +72,8 @@ def _serve(name: str, log: journal.Journal) -> None:
         from llmsvc.backend.server import Server, bind
 
         listener = bind(paths.instance_socket(name))
-        engine = Engine(model, header, progress)
-        notify.status(f"Testing {model.model.name}")
+        engine = Engine(model, header, progress, _gpu_lost(name))
+        progress.testing()
         try:
             engine.self_test()
         except Error:
@@ -58,7 +82,8 @@ def _serve(name: str, log: journal.Journal) -> None:
     gc.collect()
     gc.freeze()
     # the proxy has checked the limit already, and may have added a field
-    adapter = Adapter(engine, max_body_bytes=max_body + 4096)
+    load_seconds = time.monotonic() - begun
+    adapter = Adapter(engine, max_body_bytes=max_body + 4096, load_seconds=load_seconds)
     status = f"Serving {name} ({model.model.name}, {engine.n_ctx} tokens, {engine.device})"
     server = Server(adapter, engine, drain_seconds=drain, status=status)
     server.run(sockets=[listener])
@@ -67,3 +92,15 @@ def _serve(name: str, log: journal.Journal) -> None:
         # the drain is over and the model still computes: neither wait for that thread nor free its memory
         loading.exit_now(0)
     engine.close()
+
+
+def _gpu_lost(name: str) -> Callable[[str], None]:
+    """Leaves word that the GPU is lost, for instance-hook to alert with: the process is about to end."""
+    file = paths.instance_gpu_lost(name)
+    file.unlink(missing_ok=True)
+
+    def lost(words: str) -> None:
+        with contextlib.suppress(OSError):
+            atomic.write(file, f"{words}\n", 0o644, sync=False)
+
+    return lost

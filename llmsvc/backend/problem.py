@@ -21,11 +21,14 @@ class ApiError(Exception):
         self.message = message
         self.param = param
         self.code = code
+        self.usage: dict[str, int] | None = None
+        """Tokens that the failed request took; told beside the error, so that they can be counted."""
 
     def body(self) -> dict[str, Any]:
         """The JSON of the answer, or of a stream's error event."""
         kind = "invalid_request_error" if 400 <= self.status < 500 else "server_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error} if self.usage is None else {"error": error, "usage": self.usage}
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:

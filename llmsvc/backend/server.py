@@ -16,7 +16,7 @@ from llmsvc.backend.engine import Engine
 from llmsvc.errors import Error
 from llmsvc.systemd import notify
 
-STUCK_SECONDS = 60.0
+STUCK_SECONDS = 30.0
 """After so long without a move of the running job systemd gets no more signs of life, and ends us."""
 
 

@@ -34,10 +34,10 @@ def watchdog() -> None:
 
 
 def watchdog_seconds() -> float | None:
-    """How often watchdog() is due: half of the unit's WatchdogSec; None where there is none."""
+    """How often watchdog() is due: a third of the unit's WatchdogSec; None where there is none."""
     usec = os.environ.get("WATCHDOG_USEC", "")
     pid = os.environ.get("WATCHDOG_PID", str(os.getpid()))
-    return int(usec) / 2e6 if usec.isdigit() and int(usec) > 0 and pid == str(os.getpid()) else None
+    return int(usec) / 3e6 if usec.isdigit() and int(usec) > 0 and pid == str(os.getpid()) else None
 
 
 def _send(message: str) -> None:

@@ -3,6 +3,7 @@ gemma3.gguf."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -114,10 +115,23 @@ def models() -> Path:
 @pytest.fixture
 def start(tmp_path: Path, models: Path) -> Iterator[Callable[..., Backend]]:
     """Starts a backend; `{models}` in its settings is the models' directory."""
+    with _starting(tmp_path, models) as begin:
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def start_shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Callable[..., Backend]]:
+    """`start` for backends that all tests of a module share."""
+    with _starting(tmp_path_factory.mktemp("shared"), models) as begin:
+        yield begin
+
+
+@contextlib.contextmanager
+def _starting(folder: Path, models: Path) -> Iterator[Callable[..., Backend]]:
     started: list[Backend] = []
 
     def begin(settings: str, **arguments: object) -> Backend:
-        root = tmp_path / str(len(started))
+        root = folder / str(len(started))
         root.mkdir()
         (root / "config.env").write_text(str(arguments.pop("config", "")))
         started.append(Backend(root, settings.replace("{models}", str(models)), **arguments))

@@ -1,5 +1,7 @@
 """From the start of the process to its end, as systemd sees it."""
 
+import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -95,17 +97,56 @@ def test_what_outlasts_the_drain_ends_with_an_error_event(start):
         begun = time.monotonic()
         backend.process.terminate()
         text = b"".join([first, *chunks]).decode()
-    assert '"code":"model_stopping"' in text.split("\n\n")[-2]
+    usage, error = text.split("\n\n")[-3:-1]
+    assert json.loads(usage[6:])["usage"]["completion_tokens"] > 0
+    assert json.loads(error[6:]) == {"error": STOPPING}
     assert "[DONE]" not in text
     assert backend.finish() == 0
     assert time.monotonic() - begun < 2.5
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_has_sent_nothing_at_the_end_of_the_drain_is_a_503_with_its_usage(start, stream):
+    backend = start(SMOLLM2, config="LLAMA_PROXY_DRAIN_SECONDS=1\n")
+    backend.wait_for("READY=1")
+    answers = []
+    body = {"prompt": "word " * 3500, "max_tokens": 1, "stream": stream}
+    worker = threading.Thread(target=lambda: answers.append(backend.post("/v1/completions", body)))
+    worker.start()
+    while not backend.client.get("/health").json()["busy_since"]:
+        time.sleep(0.01)
+    backend.process.terminate()
+    worker.join()
+    assert answers[0].status_code == 503
+    assert answers[0].json()["error"] == STOPPING
+    assert answers[0].json()["usage"]["prompt_tokens"] == 3501
+    assert backend.finish() == 0
+    assert backend.output == ""
+
+
+STOPPING = {
+    "message": "the model is being stopped", "type": "server_error", "param": None, "code": "model_stopping"
+}  # fmt: skip
+
+
+def test_how_far_the_load_is_stands_beside_the_socket_until_it_is_ready(start):
+    backend = start(SMOLLM2)
+    file, seen = backend.socket.with_name("loading"), []
+    while not any("READY=1" in message for message in backend.messages):
+        assert backend.process.poll() is None, backend.output
+        with contextlib.suppress(FileNotFoundError):
+            seen.append(file.read_text())
+    assert not file.exists()
+    assert "0 Loading smollm2.gguf\n" in seen
+    assert "100 Testing smollm2.gguf\n" in seen
 
 
 def test_sigterm_while_loading_ends_at_once(start):
     backend = start(SMOLLM2)
     backend.wait_for("STATUS=Loading")
     backend.process.terminate()
-    assert backend.process.wait(1) == -15
+    assert backend.finish(2) == 0
+    assert backend.output == "m: stopped while it was loading\n"
 
 
 def test_the_watchdog_is_fed(smollm2):
@@ -144,6 +185,11 @@ def missing(models, root):
     return "cannot be read: No such file"
 
 
+def random_bytes(models, root):
+    (root / "x.gguf").write_bytes(b"GGUF" + bytes(range(256)) * 1000)
+    return "is GGUF version"
+
+
 def directory(models, root):
     (root / "x.gguf").mkdir()
     return "Is a directory"
@@ -174,7 +220,16 @@ def broken_template(models, root):
 
 @pytest.mark.parametrize(
     "spoil",
-    [truncated, text, missing, directory, unknown_architecture, failing_template, broken_template],
+    [
+        truncated,
+        text,
+        random_bytes,
+        missing,
+        directory,
+        unknown_architecture,
+        failing_template,
+        broken_template,
+    ],
     ids=lambda f: f.__name__,
 )
 def test_a_model_that_cannot_be_mended_ends_with_78_and_one_line(start, models, tmp_path, spoil):
@@ -206,6 +261,17 @@ def test_a_bad_setting_ends_with_78_and_one_line(start, settings, reason):
     assert reason in backend.output
 
 
+def test_a_missing_settings_file_ends_with_78_and_one_line(start):
+    backend = start(SMOLLM2, name="a")
+    backend.process.kill()
+    backend.process.wait()
+    backend.file.unlink()
+    again = subprocess.run([*backend.process.args], capture_output=True, text=True)
+    assert again.returncode == 78
+    assert again.stderr.startswith(f"a: {backend.file}: there is no such file (hint: ")
+    assert again.stderr.count("\n") == 1
+
+
 def test_a_want_of_memory_is_a_failure_that_may_pass(start):
     backend = start(SMOLLM2 + "N_CTX=16777216\n")
     assert backend.finish() == 1
@@ -217,15 +283,20 @@ def test_a_required_gpu_that_is_not_there_is_a_failure_that_may_pass(start):
     backend = start(SMOLLM2 + "REQUIRE_GPU=1\n")
     assert backend.finish() == 1
     assert backend.output == "m: no layer got onto a GPU: llama.cpp found none\n"
+    assert backend.socket.with_name("gpu-lost").read_text() == "llama.cpp found none\n"
+    assert not backend.socket.with_name("loading").exists()
 
 
 def test_health_answers_while_the_model_generates(smollm2):
     idle = smollm2.client.get("/health").json()
     assert idle["busy_since"] is None
-    assert {**idle, "busy_since": 0} == {
+    assert idle["load_seconds"] > 0
+    speed = idle.pop("tokens_per_second")
+    assert speed is None or 1 < speed < 10000
+    assert {**idle, "busy_since": 0, "load_seconds": 0} == {
         "status": "ok", "model": "smollm2", "model_file": "smollm2.gguf", "engine": "llama-cpp-python",
         "engine_version": "0.3.36", "slots": 1, "n_ctx": 4096, "n_ctx_train": 8192, "device": "cpu",
-        "n_gpu_layers": 0, "n_layers": 30, "busy_since": 0, "embedding": False,
+        "n_gpu_layers": 0, "n_layers": 30, "busy_since": 0, "load_seconds": 0, "embedding": False,
     }  # fmt: skip
     body = {"prompt": "word " * 400, "max_tokens": 1}
     worker = threading.Thread(target=smollm2.post, args=("/v1/completions", body))

@@ -1,10 +1,11 @@
 """The small parts of the backend: environment, vocabulary, jobs, the watch over a load."""
 
+import os
 import time
 
 import pytest
 
-from llmsvc.backend import environment
+from llmsvc.backend import environment, llamalog
 from llmsvc.backend.engine import Engine
 from llmsvc.backend.jobs import REMEMBERED, Job, JobCancelledError, Jobs
 from llmsvc.backend.loading import Progress, Watch
@@ -108,17 +109,17 @@ async def test_an_idle_engine_is_alive_and_one_that_does_not_move_is_not():
     assert engine._abort_wanted(None) is True
 
 
-def test_a_load_that_does_nothing_is_noticed():
+def test_a_load_that_does_nothing_is_noticed(tmp_path):
     stalled = []
-    with Watch(Progress("x"), lambda: stalled.append(1), seconds=0.2):
+    with Watch(Progress("x", tmp_path / "loading"), lambda: stalled.append(1), seconds=0.2):
         deadline = time.monotonic() + 10
         while not stalled and time.monotonic() < deadline:
             time.sleep(0.01)
     assert stalled
 
 
-def test_a_load_that_moves_is_left_alone():
-    progress, stalled = Progress("x"), []
+def test_a_load_that_moves_is_left_alone(tmp_path):
+    progress, stalled = Progress("x", tmp_path / "loading"), []
     with Watch(progress, lambda: stalled.append(1), seconds=0.2):
         end = time.monotonic() + 0.6
         while time.monotonic() < end:
@@ -127,10 +128,87 @@ def test_a_load_that_moves_is_left_alone():
     assert not stalled
 
 
-def test_a_load_that_computes_is_left_alone():
+def test_a_load_that_computes_is_left_alone(tmp_path):
     stalled = []
-    with Watch(Progress("x"), lambda: stalled.append(1), seconds=0.4):
+    with Watch(Progress("x", tmp_path / "loading"), lambda: stalled.append(1), seconds=0.4):
         end = time.monotonic() + 1
         while time.monotonic() < end:
             pass
     assert not stalled
+
+
+def test_the_speed_is_that_of_the_tokens_after_the_first():
+    job = Job("x")
+    job.completion_tokens = 3
+    assert job.speed() is None
+    job.first_token, job.last_token, job.completion_tokens = 10.0, 12.0, 11
+    assert job.speed() == 5.0
+
+
+def test_how_far_a_load_is_stands_in_a_file_that_goes_with_it(tmp_path):
+    file = tmp_path / "loading"
+    progress = Progress("x.gguf", file)
+    assert file.read_text() == "0 Loading x.gguf\n"
+    with Watch(progress, lambda: None, seconds=100):
+        progress._told = 0.0
+        progress(0.374)
+        assert file.read_text() == "37 Loading x.gguf\n"
+        progress.testing()
+        assert file.read_text() == "100 Testing x.gguf\n"
+    assert not file.exists()
+
+
+def test_a_load_that_moves_without_saying_so_touches_the_file(tmp_path):
+    file = tmp_path / "loading"
+    progress = Progress("x", file)
+    os.utime(file, (1, 1))
+    with Watch(progress, lambda: None, seconds=0.2):
+        deadline = time.monotonic() + 10
+        while file.stat().st_mtime == 1 and time.monotonic() < deadline:
+            pass
+        assert file.stat().st_mtime > 1
+
+
+def test_a_file_that_cannot_be_written_does_not_fail_the_load(tmp_path):
+    progress = Progress("x", tmp_path / "absent" / "loading")
+    progress(0.5)
+    progress.touch()
+    progress.end()
+
+
+class Binding:
+    """What Log needs of llama_cpp."""
+
+    @staticmethod
+    def llama_log_callback(function):
+        return function
+
+    @staticmethod
+    def llama_log_set(callback, data):
+        pass
+
+
+@pytest.fixture
+def log(monkeypatch):
+    monkeypatch.setattr(llamalog.importlib, "import_module", lambda name: Binding)
+    lost = []
+    made = llamalog.Log(lost.append)
+    made.told = lost
+    return made
+
+
+def test_a_lost_gpu_is_told_once_with_the_drivers_words_also_while_serving(log):
+    log._receive(4, b"CUDA error: unspecified launch failure\n", None)
+    log._receive(4, b"CUDA error: again\n", None)
+    assert log.told == ["CUDA error: unspecified launch failure"]
+    assert log.lost
+
+
+@pytest.mark.parametrize("loading", [True, False])
+def test_words_that_do_not_mean_a_lost_gpu(log, loading):
+    if loading:
+        log.start()
+    log._receive(4, b"CUDA error: out of memory\n", None)
+    log._receive(2, b"CUDA error: only mentioned\n", None)
+    log._receive(4, b"failed to decode the batch\n", None)
+    assert not log.told

@@ -1,0 +1,382 @@
+"""What the fuzzer sends: JSON that is valid, requests that often are, and JSON schemas of every kind."""
+
+from __future__ import annotations
+
+import json
+import string
+from typing import Any
+
+from hypothesis import strategies as st
+
+MOST_TOKENS = 4
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+NASTY = [
+    "", " ", "\n", "\x00", "a\x00b", '"', "\\", "\\u0000", "<|im_start|>system\n", "<|endoftext|>", "</s>",
+    "🎉" * 9,
+    "e\u0301", "\u202e", "\ufdd0", "\ufffd", "\ud800", "١٢", "'; --", "{{ 7 * 7 }}", "%s%n", "[]", "null",
+    "a" * 3000,
+    "\U0010ffff", "\r\n\r\n", "data: [DONE]", "root ::= (", "$ref", "#/$defs/a", "__proto__", "0" * 40,
+]  # fmt: skip
+NUMBERS = [
+    0, -1, 1, 2, 0.5, 1.5, -0.0, 1e-300, 1e300, -1e300, 255, 256, 511, 512, 513, 2000, 65536, 49151, 49152,
+    2**31 - 1,
+    2**31, 2**32 - 1, 2**32, 2**53 + 1, 2**63, 2**64, -(2**63), 10**12, 10**30,
+]  # fmt: skip
+PATTERNS = [
+    r"^\d+$", r"^[a-z]{3,5}$", "^(foo|bar)*$", "^[^\"]+$", "(((", "[", r"\p{L}+", r"^(?=a)b$", "a{1,5000}",
+    ".*", "",
+    r"(a+)+$", r"\b\w\b", r"^\S+@\S+\.\S+$", "^" + "a?" * 200 + "$", r"\u0041", "(" * 5000, r"[\]-]",
+    "^[0-9a-f]{32}$",
+]  # fmt: skip
+FORMATS = ["date", "time", "date-time", "uuid", "email", "uri", "ipv4", "regex", "json-pointer", "x"]
+KINDS = ["object", "array", "string", "number", "integer", "boolean", "null"]
+
+texts = st.one_of(
+    st.sampled_from(NASTY), st.text(max_size=30), st.text(st.sampled_from(string.ascii_lowercase + " "),
+    max_size=60)
+)  # fmt: skip
+numbers = st.one_of(
+    st.sampled_from(NUMBERS), st.integers(-5, 600), st.floats(allow_nan=False, allow_infinity=False)
+)
+scalars = st.one_of(st.none(), st.booleans(), numbers, texts)
+junk = st.recursive(
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
+    max_leaves=8,
+)
+names = st.one_of(
+    st.sampled_from(["a", "b", "name", "_id", "a b", "a.b", "a-b", "x1"]),
+    st.sampled_from(['a"b', "", "ключ", "🎉", "a\nb", "a\\b", "$ref", "root", "string", "a" * 65, "\x00"]),
+    st.text(min_size=1, max_size=6),
+)
+counts = st.one_of(
+    st.integers(0, 8), st.sampled_from([100, 511, 512, 513, 2000, 3000, 100_000, 10**8, 10**12, -1])
+)
+references = st.sampled_from(
+    ["#/$defs/a", "#/$defs/b", "#/definitions/a", "#", "#/properties/a", "https://example.org/x.json",
+     "#/$defs/none", "file:///etc/passwd", "a", "#/$defs/a~1b", "../x", "#a"]
+)  # fmt: skip
+
+
+def _maybe(**keys: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """An object with some of these keys."""
+    return st.fixed_dictionaries({}, optional=keys)
+
+
+def _merged(*parts: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.tuples(*parts).map(lambda dicts: {key: value for one in dicts for key, value in one.items()})
+
+
+_notes = _maybe(
+    title=texts, description=texts, default=junk, examples=st.lists(junk, max_size=2),
+    format=st.sampled_from(FORMATS)
+)  # fmt: skip
+_leaves = st.one_of(
+    st.sampled_from(KINDS).map(lambda kind: {"type": kind}),
+    st.lists(st.sampled_from(KINDS), min_size=1, max_size=3).map(lambda kinds: {"type": kinds}),
+    _merged(st.just({"type": "string"}), _maybe(minLength=counts, maxLength=counts)),
+    st.sampled_from(PATTERNS).map(lambda pattern: {"type": "string", "pattern": pattern}),
+    st.sampled_from(FORMATS).map(lambda form: {"type": "string", "format": form}),
+    _merged(
+        st.sampled_from([{"type": "integer"}, {"type": "number"}]),
+        _maybe(
+            minimum=numbers, maximum=numbers, exclusiveMinimum=numbers, exclusiveMaximum=numbers,
+            multipleOf=st.sampled_from([0, 1, 0.1, 3, -2]),
+        ),
+    ),
+    st.lists(st.one_of(names, scalars, junk), max_size=5).map(lambda values: {"enum": values}),
+    st.one_of(names, scalars, junk).map(lambda value: {"const": value}),
+    references.map(lambda reference: {"$ref": reference}),
+    st.booleans(),
+    st.just({}),
+)  # fmt: skip
+
+
+def _inner(part: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    table = st.dictionaries(names, part, max_size=4)
+    choices = st.lists(part, max_size=3)
+    return st.one_of(
+        _merged(
+            st.just({"type": "object"}),
+            _maybe(
+                properties=table, required=st.lists(names, max_size=3), additionalProperties=part,
+                patternProperties=st.dictionaries(st.sampled_from(PATTERNS), part, max_size=1),
+                minProperties=counts,
+                maxProperties=counts, propertyNames=part, dependentRequired=st.just({"a": ["b"]}),
+            ),
+        ),
+        # as Pydantic and the SDKs write it
+        table.map(
+            lambda properties: {
+                "type": "object", "properties": properties, "required": list(properties),
+                "additionalProperties": False,
+            }
+        ),
+        _merged(
+            st.just({"type": "array"}),
+            _maybe(
+                items=part, minItems=counts, maxItems=counts, uniqueItems=st.booleans(), contains=part,
+                prefixItems=choices,
+            ),
+        ),
+        choices.map(lambda parts: {"anyOf": parts}),
+        choices.map(lambda parts: {"oneOf": parts}),
+        choices.map(lambda parts: {"allOf": parts}),
+        part.map(lambda one: {"not": one}),
+        st.tuples(part, part, part).map(lambda three: dict(zip(("if", "then", "else"), three, strict=True))),
+        _merged(part.filter(lambda one: isinstance(one, dict)), _notes),
+    )  # fmt: skip
+
+
+_parts = st.recursive(_leaves, _inner, max_leaves=12)
+
+
+def _nested(depth: int, kind: str) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = (
+            {"properties": {"a": schema}}
+            if kind == "object"
+            else {kind: schema if kind == "items" else [schema]}
+        )
+    return schema
+
+
+_deep = st.builds(
+    _nested, st.sampled_from([3, 15, 16, 17, 60, 200]), st.sampled_from(["object", "items", "anyOf", "oneOf"])
+)
+_tables = _maybe(
+    **{"$defs": st.dictionaries(st.sampled_from(["a", "b", "a/b"]), _parts, max_size=2)},
+    definitions=st.dictionaries(st.just("a"), _parts, max_size=1),
+)
+schemas = st.one_of(
+    _parts, _parts, _merged(_inner(_parts).filter(lambda one: isinstance(one, dict)), _tables), _deep
+)
+"""JSON schemas: nested, with references that end or not, patterns, enums, bounds out of all bounds."""
+
+_plain_schemas = st.recursive(
+    st.one_of(
+        st.sampled_from(KINDS[2:]).map(lambda kind: {"type": kind}),
+        st.builds(lambda n, m: {"type": "string", "minLength": n, "maxLength": n + m}, *[st.integers(0,
+        6)] * 2),
+        st.lists(st.sampled_from(["red", "blue", 1, True, None, "ü"]), min_size=1, max_size=4,
+        unique_by=repr).map(
+            lambda values: {"enum": values}
+        ),
+        st.sampled_from(FORMATS[:4]).map(lambda form: {"type": "string", "format": form}),
+    ),
+    lambda part: st.one_of(
+        st.dictionaries(st.sampled_from(["a", "b", "the name", "x_1"]), part, min_size=1, max_size=3).map(
+            lambda table: {"type": "object", "properties": table, "required": list(table),
+            "additionalProperties": False}
+        ),
+        st.builds(lambda item, n: {"type": "array", "items": item, "maxItems": n}, part, st.integers(0, 3)),
+        st.lists(part, min_size=1, max_size=3).map(lambda parts: {"anyOf": parts}),
+    ),
+    max_leaves=6,
+)  # fmt: skip
+
+_messages = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant", "developer"]),
+    "content": texts}),
+    min_size=1,
+    max_size=3,
+)  # fmt: skip
+_bad_messages = st.one_of(
+    junk,
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "role": st.sampled_from(["user", "tool", "function", "assistant", "wizard", "", None, 1]),
+                "content": st.one_of(
+                    junk, st.just([{"type": "text", "text": "Hi"}]),
+                    st.just([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]),
+                ),
+                "tool_calls": st.one_of(
+                    junk, st.just([{"id": "1", "type": "function", "function": {"name": "f",
+                    "arguments": "{"}}])
+                ),
+                "tool_call_id": texts,
+                "name": texts,
+            },
+        ),
+        max_size=3,
+    ),
+)  # fmt: skip
+_tools = st.lists(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["function", "function", "code_interpreter"]),
+            "function": st.fixed_dictionaries(
+                {"name": st.sampled_from(["f", "g", "get weather", ""])},
+                optional={"parameters": schemas, "description": texts, "strict": st.booleans()},
+            ),
+        }
+    ),
+    max_size=3,
+)  # fmt: skip
+_choices = st.one_of(
+    st.sampled_from(["auto", "none", "required", "x"]),
+    st.sampled_from(["f", "g", "h"]).map(lambda name: {"type": "function", "function": {"name": name}}),
+    junk,
+)
+_sampling = _maybe(
+    temperature=numbers, top_p=numbers, min_p=numbers, top_k=numbers, presence_penalty=numbers, seed=numbers,
+    frequency_penalty=numbers, repeat_penalty=numbers, mirostat_mode=st.sampled_from([0, 1, 2, 3]), n=numbers,
+    mirostat_tau=numbers, mirostat_eta=numbers, min_tokens=st.one_of(st.integers(0, 9), numbers),
+    stop=st.one_of(texts, st.lists(texts, max_size=20), junk), user=junk, logprobs=st.one_of(st.booleans(),
+    numbers),
+    top_logprobs=numbers, stream_options=junk, grammar=texts, unknown=junk, logit_bias_type=texts,
+    logit_bias=st.one_of(
+        junk, st.dictionaries(st.one_of(st.integers(-1, 49160).map(str), texts), numbers, max_size=5)
+    ),
+)  # fmt: skip
+
+
+def _few(body: dict[str, Any]) -> dict[str, Any]:
+    """The body, with so few tokens to make that 20,000 of them fit into the time there is."""
+    for key in ("max_tokens", "max_completion_tokens"):
+        value = body.get(key)
+        if type(value) is int and MOST_TOKENS < value <= 10**9:
+            body[key] = MOST_TOKENS
+    if body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
+        body["max_tokens"] = 2
+    return body
+
+
+def _some_of(fields: dict[str, Any], keep: list[str]) -> dict[str, Any]:
+    return {key: fields[key] for key in fields if key in keep}
+
+
+_few_fields = _sampling.flatmap(
+    lambda fields: (
+        st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True).map(
+            lambda keep: _some_of(fields, keep)
+        )
+        if fields
+        else st.just({})
+    )
+)
+_common = _maybe(
+    stream=st.booleans(),
+    max_tokens=st.one_of(st.integers(1, MOST_TOKENS), st.integers(1, MOST_TOKENS), numbers, junk),
+    max_completion_tokens=st.one_of(st.integers(1, MOST_TOKENS), junk),
+    model=texts,
+)
+
+chats = _merged(
+    st.one_of(_messages, _messages, _bad_messages).map(lambda messages: {"messages": messages}),
+    _common,
+    _few_fields,
+    st.one_of(st.just({}), _maybe(tools=st.one_of(_tools, junk), tool_choice=_choices, response_format=junk)),
+).map(lambda body: (CHAT, _few(body)))
+
+completions = _merged(
+    st.one_of(texts, texts, junk, st.lists(texts, max_size=2), st.lists(st.integers(-1, 50000),
+    max_size=9)).map(
+        lambda prompt: {"prompt": prompt}
+    ),
+    _common,
+    _few_fields,
+    st.one_of(st.just({}), _maybe(suffix=texts, echo=st.booleans(), best_of=numbers)),
+).map(lambda body: (COMPLETIONS, _few(body)))  # fmt: skip
+
+others = st.one_of(
+    st.tuples(st.sampled_from(["/extras/tokenize", "/extras/tokenize/count"]), st.one_of(junk,
+    _maybe(input=texts))),
+    st.tuples(
+        st.just("/extras/detokenize"),
+        st.one_of(junk, _maybe(tokens=st.lists(st.one_of(st.integers(-2, 49200), numbers), max_size=9))),
+    ),
+    st.tuples(st.just(EMBEDDINGS), _maybe(input=st.one_of(texts, st.lists(texts, max_size=3), junk))),
+    st.tuples(st.sampled_from([CHAT, COMPLETIONS]), junk),
+    st.tuples(texts.map(lambda text: "/cancel/" + "".join(c for c in text if c.isalnum() and c.isascii())),
+    junk),
+)  # fmt: skip
+
+requests = st.one_of(chats, chats, completions, others)
+"""(path, body): a body that is JSON, of a request that often can be served."""
+
+
+def _with_schema(schema: Any, way: str, prompt: str, stream: bool, seed: int) -> tuple[str, dict[str, Any]]:
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}], "stream": stream, "seed": seed}
+    body["max_tokens"] = MOST_TOKENS
+    if way == "tool":
+        body["tools"] = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+        body["tool_choice"] = {"type": "function", "function": {"name": "f"}}
+    elif way == "json_object":
+        body["response_format"] = {"type": "json_object", "schema": schema}
+    else:
+        strict = way == "strict"
+        body["response_format"] = {
+            "type": "json_schema", "json_schema": {"name": "x", "strict": strict, "schema": schema}
+        }  # fmt: skip
+    return CHAT, body
+
+
+schema_requests = st.builds(
+    _with_schema,
+    st.one_of(schemas, schemas, _plain_schemas),
+    st.sampled_from(["strict", "loose", "json_object", "tool"]),
+    st.sampled_from(["Hi", "Describe a thing", "🎉"]),
+    st.booleans(),
+    st.integers(0, 9),
+)
+"""(path, body) of a chat whose answer must keep to a JSON schema."""
+
+
+def encoded(body: object) -> bytes:
+    """The body as it is sent: valid JSON, lone surrogates escaped."""
+    return json.dumps(body, allow_nan=False).encode()
+
+
+_lines = st.sampled_from(
+    [
+        b"POST /v1/chat/completions HTTP/1.1", b"POST /v1/completions HTTP/1.0", b"GET /health HTTP/1.1",
+        b"GET /health", b"POST  /v1/chat/completions  HTTP/1.1", b"post /health HTTP/1.1",
+        b"POST /\x00 HTTP/1.1",
+        b"POST /v1/chat/completions HTTP/9.9", b"PRI * HTTP/2.0", b"CONNECT a:1 HTTP/1.1",
+        b"\x16\x03\x01\x02\x00",
+        b"GET http://example.org/ HTTP/1.1", b"OPTIONS * HTTP/1.1", b"POST /%zz%00%ff HTTP/1.1", b"",
+        b"\xff\xfe",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1", b"GET /../../etc/passwd HTTP/1.1",
+        b"GET /health?a=%f0 HTTP/1.1",
+    ]
+)  # fmt: skip
+_headers = st.lists(
+    st.sampled_from(
+        [
+            b"host: x", b"content-length: 5", b"content-length: -1", b"content-length: 99999999999999999999",
+            b"content-length: 5, 6", b"content-length: 0x10", b"content-length: 0",
+            b"transfer-encoding: chunked",
+            b"transfer-encoding: gzip, chunked", b"expect: 100-continue",
+            b"upgrade: websocket\r\nconnection: upgrade",
+            b"x-request-id: " + b"a" * 500, b"x-request-id: \xff\r", b"x: " + b"b" * 200_000, b": empty",
+            b"no colon",
+            b" folded", b"connection: close", b"x\x00y: z", b"x-request-id: a/../b",
+            b"content-type: text/plain",
+            b"upgrade: h2c\r\nconnection: upgrade, http2-settings", b"content-encoding: gzip",
+        ]
+    ),
+    max_size=5,
+)  # fmt: skip
+_bodies = st.one_of(
+    st.sampled_from(
+        [
+            b"", b"{}", b'{"messages"', b"5\r\n{\"a\":\r\n0\r\n\r\n", b"ffffffffffffffff\r\nx",
+            b"-1\r\nx\r\n",
+            b"5;ext=1\r\n12345\r\n0\r\ntrailer: x\r\n\r\n", b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n" * 3,
+            b'{"messages":[{"role":"user","content":"Hi"}],"max_tokens":1}', b"\xff" * 100, b"\r\n" * 50,
+            b'{"max_tokens":1e999}', b'{"seed":' + b"9" * 5000 + b"}", b"[" * 50_000, b'{"a":"\\ud800"}',
+        ]
+    ),
+    st.binary(max_size=200),
+)  # fmt: skip
+wire = st.one_of(
+    st.tuples(_lines, _headers, _bodies).map(
+        lambda parts: b"\r\n".join([parts[0], *parts[1]]) + b"\r\n\r\n" + parts[2]
+    ),
+    st.binary(max_size=400),
+)
+"""Bytes for a connection: HTTP that is malformed in most cases."""
