@@ -117,6 +117,27 @@ CONFIG: tuple[env.Setting, ...] = (
         "with the loaded one.",
     ),
     env.Setting(
+        "LLAMA_PROXY_AUTOSWITCH",
+        env.boolean,
+        "0",
+        "1: a request that names another installed model switches to it, if its user may "
+        "(llmsvc user set NAME --may-switch).",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_SWITCH_SECONDS",
+        env.integer(0, 86400),
+        "30",
+        "With LLAMA_PROXY_AUTOSWITCH: how long a model stays at least before a request may replace it.",
+        "seconds",
+    ),
+    env.Setting(
+        "LLAMA_IDLE_UNLOAD_SECONDS",
+        env.integer(0, 31536000),
+        "0",
+        "Stop the model after so long without a request; the next request starts it again. 0: never.",
+        "seconds",
+    ),
+    env.Setting(
         "POSTGRES_AUTH_HOST",
         env.string,
         "/run/postgresql",
@@ -173,6 +194,9 @@ class Config:
     llama_proxy_body_seconds: int
     llama_proxy_max_tokens: int
     llama_proxy_other_model: str
+    llama_proxy_autoswitch: bool
+    llama_proxy_switch_seconds: int
+    llama_idle_unload_seconds: int
     postgres_auth_host: str
     postgres_auth_port: int
     postgres_auth_db: str

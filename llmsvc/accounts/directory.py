@@ -16,7 +16,7 @@ CHANNEL = "llama_keys"
 
 QUERY = """
 SELECT k.id AS key_id, k.digest, k.prefix, u.id AS user_id, u.username, u.role, u.hidden, u.rate_limit,
-       k.expires_at
+       u.may_switch, k.expires_at
   FROM llama_api_keys k
   JOIN llama_users u ON u.id = k.user_id
  WHERE u.enabled
@@ -29,7 +29,11 @@ SELECT k.id AS key_id, k.digest, k.prefix, u.id AS user_id, u.username, u.role, 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key that may be used, and its user. `rate_limit` (requests per window) is None for the default."""
+    """A key that may be used, and its user.
+
+    `rate_limit` (requests per window) is None for the default; with `may_switch` a request may start the model
+    that it names.
+    """
 
     key_id: int
     digest: bytes
@@ -40,6 +44,7 @@ class KeyRecord:
     hidden: bool
     rate_limit: int | None
     expires_at: datetime.datetime | None
+    may_switch: bool = False
 
 
 def load(connection: psycopg.Connection[Any]) -> list[KeyRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
+from typing import TypedDict
 
 from psycopg.rows import class_row
 
@@ -16,7 +17,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,62}\Z")
 NAME_RULE = "lower-case letters, digits, '.', '_', '@' and '-', at most 63, the first a letter or digit"
 
 _SELECT = """
-SELECT u.id, u.username, u.role, u.enabled, u.rate_limit, u.created_at, u.removed_at,
+SELECT u.id, u.username, u.role, u.enabled, u.rate_limit, u.may_switch, u.created_at, u.removed_at,
        count(k.id) FILTER (WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()))
            AS active_keys,
        max(k.last_used_at) AS last_used_at
@@ -27,13 +28,17 @@ SELECT u.id, u.username, u.role, u.enabled, u.rate_limit, u.created_at, u.remove
 
 @dataclasses.dataclass(frozen=True)
 class User:
-    """A user. `rate_limit` (requests per window) is None for the default of config.env."""
+    """A user. `rate_limit` (requests per window) is None for the default of config.env.
+
+    `may_switch`: its requests may start the model that they name, with LLAMA_PROXY_AUTOSWITCH.
+    """
 
     id: int
     username: str
     role: str
     enabled: bool
     rate_limit: int | None
+    may_switch: bool
     created_at: datetime.datetime
     removed_at: datetime.datetime | None
     active_keys: int
@@ -45,8 +50,21 @@ class User:
         return "removed" if self.removed_at else "active" if self.enabled else "disabled"
 
 
+class Changes(TypedDict, total=False):
+    """What of a user can be set; a `rate_limit` of None is the default of config.env."""
+
+    role: str
+    rate_limit: int | None
+    may_switch: bool
+
+
 def create(
-    connection: Connection, username: str, *, role: str = "user", rate_limit: int | None = None
+    connection: Connection,
+    username: str,
+    *,
+    role: str = "user",
+    rate_limit: int | None = None,
+    may_switch: bool = False,
 ) -> User:
     """A new user without keys.
 
@@ -56,9 +74,9 @@ def create(
     if not _NAME.match(username):
         raise UsageError(f"{username[:80]!r} cannot be a user name", hint=f"allowed: {NAME_RULE}")
     created = connection.execute(
-        "INSERT INTO llama_users (username, role, rate_limit) VALUES (%s, %s, %s)"
+        "INSERT INTO llama_users (username, role, rate_limit, may_switch) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (username) DO NOTHING RETURNING id",
-        [username, role, rate_limit],
+        [username, role, rate_limit, may_switch],
     ).fetchone()
     if created is None:
         raise _taken(connection, username)
@@ -89,6 +107,19 @@ def every(connection: Connection) -> list[User]:
         return cursor.execute(
             _SELECT + " WHERE u.removed_at IS NULL AND NOT u.hidden GROUP BY u.id ORDER BY u.username"
         ).fetchall()
+
+
+def change(connection: Connection, username: str, changes: Changes) -> User:
+    """Sets what `changes` holds and leaves the rest as it is.
+
+    :raises NotFoundError: there is no such user
+    """
+    user = dataclasses.replace(get(connection, username), **changes)
+    connection.execute(
+        "UPDATE llama_users SET role = %s, rate_limit = %s, may_switch = %s WHERE id = %s",
+        [user.role, user.rate_limit, user.may_switch, user.id],
+    )
+    return user
 
 
 def set_enabled(connection: Connection, username: str, enabled: bool) -> User:

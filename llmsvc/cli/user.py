@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 from llmsvc.cli import session, welcome
 from llmsvc.cli.output import Result, Table
+from llmsvc.errors import UsageError
 
 if TYPE_CHECKING:
     from llmsvc.accounts.users import User
+
+_UNCHANGED = object()
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "user",
-        help="add, list, disable and remove users",
+        help="add, list, change and remove users",
         description="The people and programs that may use the service. Each has keys of its own, and limits "
         "and usage are counted for each.",
         epilog="example:\n  sudo llmsvc user add alice\n  sudo llmsvc user list",
@@ -42,6 +45,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="requests per window (default: LLAMA_PROXY_RATE_LIMIT of config.env)",
     )
+    add.add_argument(
+        "--may-switch",
+        action="store_true",
+        help="requests may start the model that they name, with LLAMA_PROXY_AUTOSWITCH=1",
+    )
     add.add_argument("-q", "--quiet", action="store_true", help="print the key alone, for scripts")
     add.set_defaults(command=_add)
 
@@ -49,6 +57,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "list", help="list all users", epilog="example:\n  sudo llmsvc user list --json"
     )
     listing.set_defaults(command=_list)
+
+    change = verbs.add_parser(
+        "set",
+        help="change a user's limits and rights",
+        description="Changes what is given and leaves the rest. The running proxy takes it up at once.",
+        epilog="example:\n  sudo llmsvc user set alice --may-switch\n"
+        "  sudo llmsvc user set build-bot --rate-limit default",
+    )
+    change.add_argument("name", metavar="NAME", help="the user")
+    change.add_argument(
+        "--may-switch",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="requests may start the model that they name, with LLAMA_PROXY_AUTOSWITCH=1, or may not",
+    )
+    change.add_argument(
+        "--rate-limit",
+        type=_rate_limit_or_default,
+        default=_UNCHANGED,
+        metavar="N",
+        help="requests per window; 'default' for LLAMA_PROXY_RATE_LIMIT of config.env",
+    )
+    change.add_argument(
+        "--role", choices=("user", "admin"), help="an admin's key may also read what concerns all users"
+    )
+    change.set_defaults(command=_set)
 
     for verb, command, text in (
         ("show", _show, "show a user and its keys"),
@@ -76,12 +110,22 @@ def _rate_limit(text: str) -> int:
     return int(text)
 
 
+def _rate_limit_or_default(text: str) -> int | None:
+    return None if text == "default" else _rate_limit(text)
+
+
 def _add(args: argparse.Namespace) -> Result:
     from llmsvc.accounts import keystore, users
 
     with session.change("user add", args.name) as connection:
         pepper = session.pepper(connection)
-        users.create(connection, args.name, role=args.role, rate_limit=args.rate_limit)
+        users.create(
+            connection,
+            args.name,
+            role=args.role,
+            rate_limit=args.rate_limit,
+            may_switch=args.may_switch,
+        )
         new = keystore.add(connection, pepper, args.name)
         user = users.get(connection, args.name)
     base_url = session.configuration().base_url
@@ -99,9 +143,18 @@ def _list(args: argparse.Namespace) -> Result:
 
     with session.database() as connection:
         found = users.every(connection)
-    headers = ("name", "role", "state", "keys", "rate limit", "created", "last used")
+    headers = ("name", "role", "state", "keys", "rate limit", "may switch", "created", "last used")
     rows = [
-        (u.username, u.role, u.state, u.active_keys, u.rate_limit or "default", u.created_at, u.last_used_at)
+        (
+            u.username,
+            u.role,
+            u.state,
+            u.active_keys,
+            u.rate_limit or "default",
+            "yes" if u.may_switch else "no",
+            u.created_at,
+            u.last_used_at,
+        )
         for u in found
     ]
     return Result(
@@ -117,10 +170,28 @@ def _show(args: argparse.Namespace) -> Result:
         user = users.get(connection, args.name)
         keys = keystore.active(connection, args.name)
     human = (
-        f"{user.username}: {user.role}, {user.state}, rate limit {user.rate_limit or 'default'}, "
-        f"since {user.created_at.astimezone():%Y-%m-%d}\n\n{output.table_text(key.table(keys))}"
+        f"{_described(user)}, since {user.created_at.astimezone():%Y-%m-%d}\n\n"
+        f"{output.table_text(key.table(keys))}"
     )
     return Result({**_data(user), "keys": keys}, human)
+
+
+def _set(args: argparse.Namespace) -> Result:
+    from llmsvc.accounts import users
+
+    changes: users.Changes = {}
+    if args.may_switch is not None:
+        changes["may_switch"] = args.may_switch
+    if args.rate_limit is not _UNCHANGED:
+        changes["rate_limit"] = args.rate_limit
+    if args.role is not None:
+        changes["role"] = args.role
+    if not changes:
+        raise UsageError("nothing to change", hint="see 'llmsvc user set --help'")
+    told = " ".join(f"{name}={'default' if value is None else value}" for name, value in changes.items())
+    with session.change("user set", f"{args.name} {told}") as connection:
+        user = users.change(connection, args.name, changes)
+    return Result(_data(user), _described(user))
 
 
 def _disable(args: argparse.Namespace) -> Result:
@@ -148,6 +219,13 @@ def _remove(args: argparse.Namespace) -> Result:
     return Result(_data(user), f"user {args.name} is removed, {user.active_keys} key(s) revoked")
 
 
+def _described(user: User) -> str:
+    switching = "may switch models" if user.may_switch else "may not switch models"
+    return (
+        f"{user.username}: {user.role}, {user.state}, rate limit {user.rate_limit or 'default'}, {switching}"
+    )
+
+
 def _data(user: User) -> dict[str, object]:
     return {
         "name": user.username,
@@ -155,6 +233,7 @@ def _data(user: User) -> dict[str, object]:
         "state": user.state,
         "active_keys": user.active_keys,
         "rate_limit": user.rate_limit,
+        "may_switch": user.may_switch,
         "created_at": user.created_at,
         "last_used_at": user.last_used_at,
     }

@@ -159,11 +159,13 @@ def _to_json(record: KeyRecord) -> list[object]:
         record.hidden,
         record.rate_limit,
         None if record.expires_at is None else record.expires_at.isoformat(),
+        record.may_switch,
     ]
 
 
 def _from_json(item: list[object]) -> KeyRecord:
-    key_id, digest, prefix, user_id, username, role, hidden, rate_limit, expires_at = item
+    # an older version wrote no may_switch
+    key_id, digest, prefix, user_id, username, role, hidden, rate_limit, expires_at, *more = item
     return KeyRecord(
         key_id=int(str(key_id)),
         digest=base64.b64decode(str(digest)),
@@ -174,6 +176,7 @@ def _from_json(item: list[object]) -> KeyRecord:
         hidden=bool(hidden),
         rate_limit=None if rate_limit is None else int(str(rate_limit)),
         expires_at=None if expires_at is None else datetime.datetime.fromisoformat(str(expires_at)),
+        may_switch=bool(more and more[0]),
     )
 
 

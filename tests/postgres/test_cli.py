@@ -114,6 +114,37 @@ def test_a_user_from_add_to_remove(ready, database):
     ]
 
 
+def test_user_set_changes_what_is_given_and_nothing_else(ready, database):
+    ready("user", "add", "alice", "--rate-limit", "5")
+    assert ready.json("user", "show", "alice")["may_switch"] is False
+    assert ready("user", "set", "alice", "--may-switch") == (
+        "alice: user, active, rate limit 5, may switch models\n"
+    )
+    assert usable(database)["alice"].may_switch
+    data = ready.json("user", "set", "alice", "--rate-limit", "default", "--role", "admin")
+    assert (data["role"], data["rate_limit"], data["may_switch"]) == ("admin", None, True)
+    record = usable(database)["alice"]
+    assert (record.role, record.rate_limit, record.may_switch) == ("admin", None, True)
+    assert ready.json("user", "set", "alice", "--no-may-switch")["may_switch"] is False
+    assert not usable(database)["alice"].may_switch
+    assert audit(database)[1:] == [
+        ("user set", "alice may_switch=True"),
+        ("user set", "alice rate_limit=default role=admin"),
+        ("user set", "alice may_switch=False"),
+    ]
+    assert ready("user", "set", "alice", code=2).startswith("llmsvc: nothing to change\nhint: ")
+    assert "there is no user bob" in ready("user", "set", "bob", "--may-switch", code=3)
+
+
+def test_a_new_user_may_switch_where_it_is_said(ready, database):
+    assert ready.json("user", "add", "alice", "--may-switch")["user"]["may_switch"] is True
+    ready("user", "add", "bob")
+    assert [record.may_switch for _, record in sorted(usable(database).items())] == [True, False]
+    lines = ready("user", "list").splitlines()
+    assert "MAY SWITCH" in lines[0]
+    assert [line.split()[5] for line in lines[1:]] == ["yes", "no"]
+
+
 def test_keys_are_listed_and_revoked(ready, database):
     ready("user", "add", "alice")
     new = ready.json("key", "add", "alice", "--name", "laptop")

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from llmsvc import database
+from llmsvc.accounts import users
 from llmsvc.database import schema
 from llmsvc.errors import Error
 
@@ -59,6 +60,19 @@ def test_a_failing_migration_leaves_nothing_behind(empty_database, monkeypatch, 
     with empty_database.connect() as connection:  # the lock is free again
         del broken["9999_broken"]
         assert database.migrate(connection) == []
+
+
+def test_a_user_of_the_first_version_is_kept_and_may_not_switch(empty_database, monkeypatch):
+    everything = schema.known()
+    first = {"0001_initial": everything["0001_initial"]}
+    monkeypatch.setattr(schema, "known", lambda: first)
+    with empty_database.connect() as connection:
+        database.migrate(connection)
+        connection.execute("INSERT INTO llama_users (username, role) VALUES ('alice', 'admin')")
+        monkeypatch.setattr(schema, "known", lambda: everything)
+        assert database.migrate(connection) == list(everything)[1:]
+        user = users.get(connection, "alice")
+    assert (user.role, user.may_switch) == ("admin", False)
 
 
 def test_a_newer_schema_is_refused(database):
