@@ -157,18 +157,21 @@ schemas = st.one_of(
 _plain_schemas = st.recursive(
     st.one_of(
         st.sampled_from(KINDS[2:]).map(lambda kind: {"type": kind}),
-        st.builds(lambda n, m: {"type": "string", "minLength": n, "maxLength": n + m}, *[st.integers(0,
-        6)] * 2),
-        st.lists(st.sampled_from(["red", "blue", 1, True, None, "ü"]), min_size=1, max_size=4,
-        unique_by=repr).map(
-            lambda values: {"enum": values}
+        st.builds(
+            lambda n, m: {"type": "string", "minLength": n, "maxLength": n + m},
+            st.integers(0, 6),
+            st.integers(0, 6),
         ),
+        st.lists(
+            st.sampled_from(["red", "blue", 1, True, None, "ü"]), min_size=1, max_size=4, unique_by=repr
+        ).map(lambda values: {"enum": values}),
         st.sampled_from(FORMATS[:4]).map(lambda form: {"type": "string", "format": form}),
     ),
     lambda part: st.one_of(
         st.dictionaries(st.sampled_from(["a", "b", "the name", "x_1"]), part, min_size=1, max_size=3).map(
-            lambda table: {"type": "object", "properties": table, "required": list(table),
-            "additionalProperties": False}
+            lambda table: {
+                "type": "object", "properties": table, "required": list(table), "additionalProperties": False
+            }
         ),
         st.builds(lambda item, n: {"type": "array", "items": item, "maxItems": n}, part, st.integers(0, 3)),
         st.lists(part, min_size=1, max_size=3).map(lambda parts: {"anyOf": parts}),
@@ -273,26 +276,27 @@ chats = _merged(
 ).map(lambda body: (CHAT, _few(body)))
 
 completions = _merged(
-    st.one_of(texts, texts, junk, st.lists(texts, max_size=2), st.lists(st.integers(-1, 50000),
-    max_size=9)).map(
-        lambda prompt: {"prompt": prompt}
-    ),
+    st.one_of(
+        texts, texts, junk, st.lists(texts, max_size=2), st.lists(st.integers(-1, 50000), max_size=9)
+    ).map(lambda prompt: {"prompt": prompt}),
     _common,
     _few_fields,
     st.one_of(st.just({}), _maybe(suffix=texts, echo=st.booleans(), best_of=numbers)),
 ).map(lambda body: (COMPLETIONS, _few(body)))  # fmt: skip
 
 others = st.one_of(
-    st.tuples(st.sampled_from(["/extras/tokenize", "/extras/tokenize/count"]), st.one_of(junk,
-    _maybe(input=texts))),
+    st.tuples(
+        st.sampled_from(["/extras/tokenize", "/extras/tokenize/count"]), st.one_of(junk, _maybe(input=texts))
+    ),
     st.tuples(
         st.just("/extras/detokenize"),
         st.one_of(junk, _maybe(tokens=st.lists(st.one_of(st.integers(-2, 49200), numbers), max_size=9))),
     ),
     st.tuples(st.just(EMBEDDINGS), _maybe(input=st.one_of(texts, st.lists(texts, max_size=3), junk))),
     st.tuples(st.sampled_from([CHAT, COMPLETIONS]), junk),
-    st.tuples(texts.map(lambda text: "/cancel/" + "".join(c for c in text if c.isalnum() and c.isascii())),
-    junk),
+    st.tuples(
+        texts.map(lambda text: "/cancel/" + "".join(c for c in text if c.isalnum() and c.isascii())), junk
+    ),
 )  # fmt: skip
 
 requests = st.one_of(chats, chats, completions, others)

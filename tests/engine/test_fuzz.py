@@ -1,7 +1,7 @@
 """Whatever is sent to the backend, its process lives, nobody hangs, and nothing is a 500.
 
 The inputs come from a fixed seed; a failing one is made smaller and printed by hypothesis. A sample runs by
-default; all of it (20,000 requests, 6,000 of them with JSON schemas) with --long.
+default; all of it (24,000 requests, 8,000 of them with JSON schemas, 4,000 times bytes) with --long.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WARM_UP = 0.2
 """The part of the requests after which memory must no longer grow."""
 
 SETTINGS = "MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=512\n"
-LOGGED = {"Invalid HTTP request received.", "Unsupported upgrade request."}
+LOGGED = ("Invalid HTTP request received.", "Unsupported upgrade request.", "No supported WebSocket library")
 """What may be in the log: uvicorn's words, without one of what was received."""
 
 ERROR_KEYS = {"message", "type", "param", "code"}
@@ -121,7 +121,7 @@ class Target:
                 connection.request("GET", "/health")
                 assert connection.getresponse().status == 200
                 connection.close()
-                assert set(output.splitlines()) <= LOGGED
+                assert all(line.startswith(LOGGED) for line in output.splitlines()), output
                 return
             self.backend.process.kill()
         self._connection.close()
@@ -130,7 +130,7 @@ class Target:
 
     def _note(self, what: str) -> None:
         self.seen[what] += 1
-        if not sum(self.seen.values()) % 50:
+        if not sum(self.seen.values()) % 20:
             self.sizes.append(self.memory())
 
     def memory(self) -> int:
@@ -199,16 +199,6 @@ def joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     return {"choices": [{"message": message, "finish_reason": chunks[-1]["choices"][0]["finish_reason"]}]}
 
 
-def test_requests_of_every_kind(target: Target, fuzz: Callable[..., None]) -> None:
-    def check(request: tuple[str, Any]) -> None:
-        path, body = request
-        status, raw = target.post(path, body)
-        check_answer(status, raw, body)
-        target.check_alive()
-
-    fuzz(check, strategies.requests, 2000, 14_000)
-
-
 def wanted_schema(body: dict[str, Any]) -> Any:
     if "tools" in body:
         return body["tools"][0]["function"]["parameters"]
@@ -230,8 +220,18 @@ def test_schemas_of_every_kind_are_kept_to_or_refused(target: Target, fuzz: Call
             jsonschema.validate(value, wanted_schema(body))
             outcomes.update({"cut": -1, "kept to": 1})
 
-    fuzz(check, strategies.schema_requests, 1000, 6_000)
+    fuzz(check, strategies.schema_requests, 120, 8_000)
     assert min(outcomes["refused"], outcomes["cut"], outcomes["kept to"]) > 0, outcomes
+
+
+def test_requests_of_every_kind(target: Target, fuzz: Callable[..., None]) -> None:
+    def check(request: tuple[str, Any]) -> None:
+        path, body = request
+        status, raw = target.post(path, body)
+        check_answer(status, raw, body)
+        target.check_alive()
+
+    fuzz(check, strategies.requests, 200, 16_000)
 
 
 def test_bytes_that_are_no_http(target: Target, fuzz: Callable[..., None]) -> None:
@@ -241,7 +241,7 @@ def test_bytes_that_are_no_http(target: Target, fuzz: Callable[..., None]) -> No
         assert not answer.startswith(b"HTTP/1.1 5"), answer
         target.check_alive()
 
-    fuzz(check, strategies.wire, 500, 3_000)
+    fuzz(check, strategies.wire, 80, 4_000)
 
 
 def test_after_all_that_nobody_waited_and_no_memory_is_lost(target: Target, record_property: Any) -> None:
@@ -256,6 +256,6 @@ def test_after_all_that_nobody_waited_and_no_memory_is_lost(target: Target, reco
     record_property(
         "measured",
         f"fuzzing: {seen}; slowest answer {target.slowest:.2f} s, slowest health {max(target.health):.2f} s; "
-        f"{target.sizes} memory {warm // 1024} MiB after {WARM_UP:.0%}, {last // 1024} MiB at the end",
+        f"memory {warm // 1024} MiB after {WARM_UP:.0%}, {last // 1024} MiB at the end",
     )
-    assert last < warm * 1.1
+    assert last < warm * 1.1, target.sizes
