@@ -21,9 +21,21 @@ MANIFEST = STATE / "manifest.json"
 GOOD_MODELS = STATE / "good-models"
 """Models that once became ready, one name a line, the latest first; written by units/instance-hook."""
 
-FAILED_MODELS = Path("/run/llmsvc-rollback/failed")
+RUN = Path("/run/llmsvc")
+"""What units/instance-hook and the rollback tell of crashes and failures."""
+FAILED_MODELS = RUN / "failed-models"
 """Models that failed since one was last ready, one name a line; removed by units/instance-hook."""
+ASKED = RUN / "asked"
+"""A file NAME in here: that model failed to stop cleanly as somebody asked it to; by units/instance-hook."""
+CRASHES = RUN / "crashes"
+"""A file NAME in here: `EPOCH RESULT` for each end of that model unasked, lately; by units/instance-hook."""
+ROLLBACK = RUN / "rollback.json"
+"""The last time that going back to another model was tried; see systemd/rollback.py."""
+GPU_LOST = RUN / "gpu-lost"
+"""What the GPU's driver said when a backend last lost it; by units/instance-hook."""
 
+PROXY_STATUS = Path("/run/llmsvc-proxy/status.json")
+"""What the proxy is doing, for everybody."""
 RUN_INSTANCES = Path("/run/llama-server")
 """One RuntimeDirectory an instance, /run/llama-server/NAME; it exists exactly while the instance does."""
 INSTALL_LOCK = Path("/run/llmsvc-install")

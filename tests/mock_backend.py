@@ -1,11 +1,12 @@
 """A small backend that keeps the backend contract without a model: for tests and the benchmark.
 
-    python tests/mock_backend.py INSTANCES NAME [--tokens 8] [--delay 0.0] [--slots 1]
+    python tests/mock_backend.py INSTANCES NAME [--tokens 8] [--delay 0.0] [--slots 1] [--drain SECONDS]
 
-listens on INSTANCES/NAME/http.sock and creates INSTANCES/NAME/ready. GET /mock tells what it saw. A request
-steers it by an object `mock` in its body: `tokens`, `delay` (seconds before each token), `silent` (seconds
-before the first byte), `status` (answer with that error), `die` (exit after so many tokens, -1: before any
-byte), `cut` (end a stream after so many tokens as if it were whole).
+listens on INSTANCES/NAME/http.sock and creates INSTANCES/NAME/ready. On SIGTERM it ends what runs after the
+drain time. GET /mock tells what it saw. A request steers it by an object `mock` in its body: `tokens`,
+`delay` (seconds before each token), `silent` (seconds before the first byte), `status` (answer with that
+error), `die` (exit after so many tokens, -1: before any byte), `cut` (end a stream after so many tokens as if
+it were whole).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Mock:
         self.free = asyncio.Semaphore(slots)
         self.running: dict[str, asyncio.Task[Any]] = {}
         self.finished: OrderedDict[str, dict[str, int]] = OrderedDict()
+        self.stopping = False
         self.seen = {"requests": 0, "peak": 0, "cancelled": 0, "bodies": []}
         self.served: list[str] = []
 
@@ -99,12 +101,29 @@ class Mock:
             await asyncio.gather(work, gone, return_exceptions=True)
             del self.running[request_id]
 
+    def stop(self) -> None:
+        """The drain time is over."""
+        self.stopping = True
+        for task in self.running.values():
+            task.cancel()
+
     async def generate(self, request_id: str, path: str, body: dict[str, Any], send) -> None:
         usage = {"prompt_tokens": prompt_tokens(body), "completion_tokens": 0}
         try:
             async with self.free:
                 self.served.append(body.get("user", ""))
                 await self._generate(path, body, send, usage)
+        except asyncio.CancelledError:
+            if not self.stopping:
+                raise
+            problem = error(503, "the model is being stopped", "model_stopping")
+            if body.get("stream") is True and usage["completion_tokens"]:
+                total = {**usage, "total_tokens": sum(usage.values())}
+                await event(send, {"choices": [], "usage": total})
+                await event(send, problem)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                await answer(send, 503, problem)
         finally:
             self.finished[request_id] = usage
             while len(self.finished) > 100:
@@ -124,8 +143,6 @@ class Mock:
         kind = "chat.completion" if path.startswith("/v1/chat") else "text_completion"
         base = {"id": "mock", "created": 1, "model": body.get("model")}
         text = ""
-        if stream:
-            await start(send, 200, stream=True)
         for number in range(count):
             if delay:
                 await asyncio.sleep(delay)
@@ -134,6 +151,8 @@ class Mock:
                 return
             if steer.get("die") == number:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if stream and number == 0:
+                await start(send, 200, stream=True)
             usage["completion_tokens"] += 1
             text += f"word{number} "
             if stream:
@@ -141,6 +160,8 @@ class Mock:
                 await event(send, {**base, "object": kind + ".chunk", "choices": [choice]})
         total = {**usage, "total_tokens": sum(usage.values())}
         if stream:
+            if not count:
+                await start(send, 200, stream=True)
             choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
             await event(send, {**base, "object": kind + ".chunk", "choices": [choice]})
             await event(send, {**base, "object": kind + ".chunk", "choices": [], "usage": total})
@@ -182,8 +203,8 @@ async def answer(send, status: int, body: dict[str, Any]) -> None:
     await send({"type": "http.response.body", "body": json.dumps(body).encode()})
 
 
-def error(status: int, message: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "mock", "param": None, "code": str(status)}}
+def error(status: int, message: str, code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "mock", "param": None, "code": code or str(status)}}
 
 
 def main() -> None:
@@ -193,6 +214,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--drain", type=float, default=30.0)
     args = parser.parse_args()
     directory = args.instances / args.name
     directory.mkdir(parents=True, exist_ok=True)
@@ -207,6 +229,10 @@ def main() -> None:
         async def startup(self, sockets=None) -> None:
             await super().startup(sockets)
             ready.touch()
+
+        async def shutdown(self, sockets=None) -> None:
+            asyncio.get_running_loop().call_later(args.drain, app.stop)
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(app, loop="uvloop", http="httptools", lifespan="off", log_level="critical")
     try:

@@ -11,8 +11,6 @@ from typing import Any
 import aiohttp
 import yarl
 
-from llmsvc import paths
-
 LOST = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
 """What an exchange raises when the backend went away."""
 
@@ -20,7 +18,31 @@ LOST = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
 _KEEPALIVE_SECONDS = 3.0
 _PROBE_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
-_CANCEL_SECONDS = 5.0
+# a healthy one needs 1 s at most
+_CANCEL_SECONDS = 3.0
+
+
+class StoppingError(Exception):
+    """The backend ended a request because it is being stopped and has waited long enough."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loading:
+    """A model on its way. One differs from the one before exactly if the load has moved.
+
+    :param percent: how much is loaded, where its backend says so
+    :param text: what it does, in its own words
+    :param moved: changes with each move
+    """
+
+    name: str
+    percent: int | None = None
+    text: str | None = None
+    moved: int = 0
+
+    def __str__(self) -> str:
+        """A few words for a user."""
+        return f"{self.name} is loading" + ("" if self.percent is None else f": {self.percent} %")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +60,11 @@ class Usage:
         # an embedding has no completion
         completion = data.get("completion_tokens")
         return cls(data["prompt_tokens"], completion if isinstance(completion, int) else 0)
+
+
+def named(model: str | None, name: str, file: str) -> bool:
+    """Whether a request for `model` means the one of this name and GGUF file."""
+    return model is None or model in ("", "current", name, file)
 
 
 class Backend:
@@ -87,7 +114,7 @@ class Backend:
 
     def answers_to(self, model: str | None) -> bool:
         """Whether a request for this model name is for this backend."""
-        return model is None or model in ("", "current", self.name) or (model == self.file)
+        return named(model, self.name, self.file)
 
     async def post(self, path: str, body: bytes, request_id: str) -> aiohttp.ClientResponse:
         """Sends a request and returns the answer as soon as its headers are there.
@@ -120,8 +147,8 @@ def _url(path: str) -> yarl.URL:
     return yarl.URL(f"http://backend{path}") if path.startswith("/cancel/") else _known_url(path)
 
 
-def ready_instances(instances: Path = paths.RUN_INSTANCES) -> tuple[list[tuple[int, str, int]], list[str]]:
-    """The instances that are ready, the newest last, and the names of those that are on their way.
+def ready_instances(instances: Path) -> tuple[list[tuple[int, str, int]], Loading | None]:
+    """The instances that are ready, the newest last, and the one that is on its way.
 
     One that is ready is given as the time in ns since when, its name, and the inode of the file that says so.
     """
@@ -134,7 +161,20 @@ def ready_instances(instances: Path = paths.RUN_INSTANCES) -> tuple[list[tuple[i
         try:
             stat = (instances / name / "ready").stat()
         except OSError:
-            coming.append(name)
+            coming.append(_loading(instances / name))
         else:
             ready.append((stat.st_mtime_ns, name, stat.st_ino))
-    return sorted(ready), sorted(coming)
+    # of two, one is just ending
+    return sorted(ready), max(coming, key=lambda loading: loading.moved, default=None)
+
+
+def _loading(instance: Path) -> Loading:
+    file = instance / "loading"
+    try:
+        moved = file.stat().st_mtime_ns
+        percent, _, text = file.read_text("utf-8", "replace").strip().partition(" ")
+    except OSError:
+        return Loading(instance.name)
+    if not percent.isdigit():
+        return Loading(instance.name, text=percent[:200] or None, moved=moved)
+    return Loading(instance.name, min(int(percent), 100), text[:200] or None, moved)

@@ -29,6 +29,8 @@ class Client:
         self._send = send
         self._headers = headers
         self.started = False
+        self.answering = False
+        """Bytes of the answer itself are out: it cannot begin anew."""
         self.complete = False
         """Nothing more may be sent; leaving is no longer leaving early."""
         self.bytes = 0
@@ -40,14 +42,13 @@ class Client:
         await self._body(body, last=True)
 
     async def events(self, data: bytes) -> None:
-        """Sends whole events; before the first ones, the headers of a stream."""
-        if not self.started:
-            await self._start(200, _STREAM_HEADERS)
-        await self._body(data)
+        """Sends whole events of the answer."""
+        self.answering = True
+        await self._events(data)
 
     async def comment(self) -> None:
         """Sends a sign of life."""
-        await self.events(COMMENT)
+        await self._events(COMMENT)
 
     async def end(self) -> None:
         """Ends a stream."""
@@ -61,6 +62,11 @@ class Client:
             await self._body(error.event(), last=True)
         else:
             await self.answer(error.status, error.body(), [_JSON, *error.headers])
+
+    async def _events(self, data: bytes) -> None:
+        if not self.started:
+            await self._start(200, _STREAM_HEADERS)
+        await self._body(data)
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.started = True

@@ -82,6 +82,37 @@ def model_not_found(wanted: str, loaded: str) -> ApiError:
     )
 
 
+def switched_away(wanted: str, loaded: str) -> ApiError:
+    """404: the model that the request names was loaded when it came, and is no longer."""
+    return ApiError(
+        404,
+        f"{wanted} was switched away for {loaded} while this request waited; send it again for {loaded!r}, "
+        "or for 'current', which always means the loaded model.",
+        code="model_not_found",
+        param="model",
+        state="rejected_model",
+    )
+
+
+def crashes_model() -> ApiError:
+    """400: this request crashed the model more than once."""
+    return ApiError(
+        400,
+        "This request crashed the model twice in a row; change it. The same one is refused for an hour.",
+        code="request_crashes_model",
+        state="rejected_poison",
+    )
+
+
+def model_failed(model: str, reason: str, retry_after: int) -> ApiError:
+    """503: the request would have to switch to a model that does not start."""
+    return unavailable(
+        f"{model} did not start: {reason} (not tried again for {retry_after} s)",
+        "model_failed",
+        retry_after=retry_after,
+    )
+
+
 def upstream_lost() -> ApiError:
     """502: the backend went away in the middle of an answer."""
     return ApiError(

@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from llmsvc.accounts.directory import KeyRecord
 from llmsvc.config import Config
-from llmsvc.proxy import access, body, sse
+from llmsvc.proxy import access, body, poison, sse
 from llmsvc.proxy.auth import KeyDirectory
-from llmsvc.proxy.backends import LOST, Backend, Usage
+from llmsvc.proxy.backends import LOST, Backend, StoppingError, Usage
 from llmsvc.proxy.client import Client
 from llmsvc.proxy.errors import (
     BODY_TIMEOUT,
@@ -28,18 +28,21 @@ from llmsvc.proxy.errors import (
     ApiError,
     Headers,
     model_not_found,
+    switched_away,
     upstream_lost,
 )
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.ledger import Ledger, new_request_id
 from llmsvc.proxy.limits import Window
+from llmsvc.proxy.poison import Poison
+from llmsvc.proxy.status import Speed
 from llmsvc.proxy.upstream import Upstream
 from llmsvc.systemd.journal import Journal
 
 _log = logging.getLogger(__name__)
 
-# a request that was in a backend each time it died must not kill it for ever
-_ATTEMPTS = 3
+# crashes are the business of poison.py; this is for a backend that closes connections for no reason
+_ATTEMPTS = 5
 _SILENCE_SECONDS = 10.0
 # how long a client that reads slowly may take to hear of an error
 _LAST_WORDS_SECONDS = 5.0
@@ -61,6 +64,8 @@ class Services:
     window: Window
     queue: FairQueue
     upstream: Upstream
+    poison: Poison
+    speed: Speed
     ledger: Ledger
     running: set[Exchange]
 
@@ -90,8 +95,11 @@ class Exchange:
         self._backend: Backend | None = None
         self._response: aiohttp.ClientResponse | None = None
         self._at_backend = False
+        self._sent: float | None = None
+        self._expected: str | None = None
         self._model: str | None = None
         self._queued: float = 0.0
+        self._held: float = 0.0
         self._first_token: float | None = None
         self._usage = Usage()
         self._status = 200
@@ -151,6 +159,8 @@ class Exchange:
         self._body = body.parse(raw)
         if services.queue.backend is not None:
             self._check_model(services.queue.backend)
+            self._check_poison(services.queue.backend)
+        self._expected = services.upstream.expects(self._body.model)
         services.queue.check(record.user_id)
         services.ledger.accept(self._id, self._row(state="proxy_killed"))
         self._timers.append(loop.call_later(_WATCH_AFTER_SECONDS, self._help, self._watch_client))
@@ -161,46 +171,70 @@ class Exchange:
         assert self._body is not None
         model = self._body.model
         if not backend.answers_to(model) and self._services.config.llama_proxy_other_model == "refuse":
+            if self._expected is not None:
+                raise switched_away(self._expected, backend.name)
             raise model_not_found(str(model), backend.name)
+
+    def _check_poison(self, backend: Backend) -> None:
+        if self._services.poison:
+            self._services.poison.check(self._fingerprint(backend))
+
+    def _fingerprint(self, backend: Backend) -> poison.Fingerprint:
+        assert self._body is not None
+        return poison.fingerprint(backend.name, self._path, self._body.raw)
 
     async def _take_turns(self) -> None:
         """Waits for a turn and lets the backend answer; again, if it went away before the first byte."""
-        services = self._services
-        deadline = self._start + services.config.llama_proxy_queue_seconds
-        lost, died = False, 0
-        while died < _ATTEMPTS:
-            since = time.monotonic()
-            try:
-                backend = await services.queue.acquire(self.record.user_id, deadline, first=lost)
-            finally:
-                self._queued += time.monotonic() - since
-            self._backend = backend
+        upstream = self._services.upstream
+        lost, failures = False, 0
+        while failures < _ATTEMPTS:
+            backend = self._backend = await self._turn(first=lost)
             self._check_model(backend)
+            self._check_poison(backend)
             self._model = backend.name
             try:
                 await self._forward(backend)
                 return
+            except StoppingError:
+                upstream.lost(backend)
             except LOST as error:
-                services.upstream.lost(backend)
-                if self._response is not None:
-                    raise upstream_lost() from None
-                self._leave_backend()
-                lost = True
+                upstream.lost(backend)
                 # one that stops refuses connections: it never had the request
-                died += not isinstance(error, aiohttp.ClientConnectorError)
+                if not isinstance(error, aiohttp.ClientConnectorError):
+                    failures += 1
+                    self._suspect(backend)
+            if self._client.answering:
+                break
+            self._leave_backend()
+            self._usage, self._first_token = Usage(), None
+            lost = True
         raise upstream_lost()
+
+    async def _turn(self, *, first: bool) -> Backend:
+        queue = self._services.queue
+        since, outages = time.monotonic(), queue.outage_seconds()
+        deadline = since + self._services.config.llama_proxy_queue_seconds - self._queued
+        try:
+            return await queue.acquire(self.record.user_id, deadline, first=first, held=self._held)
+        finally:
+            self._queued += time.monotonic() - since
+            self._held += queue.outage_seconds() - outages
 
     async def _forward(self, backend: Backend) -> None:
         assert self._body is not None
         data = self._body.outgoing(self._path, backend.name, self._services.config.llama_proxy_max_tokens)
-        self._at_backend = True
+        self._at_backend, self._sent = True, time.time()
         response = self._response = await backend.post(self._path, data, str(self._id))
         if response.status == 200 and response.content_type == "text/event-stream":
-            await self._stream(response)
+            await self._stream(response, backend)
             return
         answer = await response.read()
+        if response.status == 503 and sse.says_stopping(_parsed(answer)):
+            raise StoppingError
         self._first_token = time.monotonic()
         self._usage = sse.usage_of_answer(answer) or self._usage
+        if response.status < 500:
+            self._answered(backend)
         self._leave_backend()
         self._status = response.status
         if response.status != 200:
@@ -212,21 +246,27 @@ class Exchange:
             kind = response.headers.get("content-type", "application/json")
             await self._client.answer(response.status, answer, [(b"content-type", kind.encode())])
 
-    async def _stream(self, response: aiohttp.ClientResponse) -> None:
+    async def _stream(self, response: aiohttp.ClientResponse, backend: Backend) -> None:
         assert self._body is not None
         events = sse.EventStream(self._body.wants_usage)
         while data := await response.content.readany():
             if self._first_token is None:
                 self._first_token = time.monotonic()
             out = events.feed(data)
+            if events.stopping and not self._client.answering:
+                raise StoppingError
             if out:
                 await self._client.events(out)
         if events.usage is not None:
             self._usage = events.usage
-        if events.failed:
+        if events.stopping:
+            self._status, self._state = 503, "switched"
+        elif events.failed:
             self._state = "error"
         elif not events.done:
             raise aiohttp.ClientPayloadError("the stream has no end")
+        else:
+            self._answered(backend)
         self._leave_backend()
         await self._client.end()
 
@@ -240,11 +280,28 @@ class Exchange:
         else:
             told = asyncio.ensure_future(self._client.fail(error))
         if self._at_backend and self._backend is not None:
-            self._usage = await self._backend.cancel(str(self._id)) or self._usage
-            self._leave_backend()
+            usage = await self._backend.cancel(str(self._id))
+            if usage is None:
+                self._suspect(self._backend)
+            else:
+                self._usage = usage
+        self._leave_backend()
         if told is not None:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(told, _LAST_WORDS_SECONDS)
+
+    def _suspect(self, backend: Backend) -> None:
+        """The backend went away, or does not let the request go; if it crashed, that may be the cause."""
+        if self._sent is not None:
+            self._services.poison.suspect(backend.name, self._fingerprint(backend), self._sent)
+            self._sent = None
+
+    def _answered(self, backend: Backend) -> None:
+        """The answer is complete, and it is no failure of the model."""
+        if self._services.poison:
+            self._services.poison.succeeded(self._fingerprint(backend))
+        if self._usage.completion_tokens and self._sent is not None:
+            self._services.speed.note(self._usage.completion_tokens, max(0.0, time.time() - self._sent))
 
     def _leave_backend(self) -> None:
         """Gives the slot back; a connection with an unread answer is closed."""
@@ -320,6 +377,13 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _one_line(answer: bytes) -> bytes:
+    parsed = _parsed(answer)
+    if parsed is None:
+        parsed = {"error": {"message": "The model failed.", "type": "server_error"}}
+    return json.dumps(parsed).encode()
+
+
+def _parsed(answer: bytes) -> object:
     with contextlib.suppress(ValueError):
-        return json.dumps(json.loads(answer)).encode()
-    return json.dumps({"error": {"message": "The model failed.", "type": "server_error"}}).encode()
+        return json.loads(answer)
+    return None

@@ -76,6 +76,11 @@ class Ledger:
         return self._spool.backlog
 
     @property
+    def fill(self) -> float:
+        """The part of the spool that is taken, 0 to 1."""
+        return self._spool.backlog / self._spool.size
+
+    @property
     def _reserve(self) -> int:
         """Bytes that the ends of all open requests, and one batch, may need."""
         return (len(self.open) + 3) * _LARGEST_RECORD + _BATCH_BYTES

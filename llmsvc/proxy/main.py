@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from pathlib import Path
@@ -12,15 +13,35 @@ from llmsvc import config, database, paths
 from llmsvc.accounts import keys
 from llmsvc.config import Config
 from llmsvc.errors import UnavailableError
+from llmsvc.proxy.alerts import Alerts
 from llmsvc.proxy.auth import KeyDirectory
 from llmsvc.proxy.errors import KEY_REVOKED
 from llmsvc.proxy.exchange import Exchange, Services
 from llmsvc.proxy.fair_queue import FairQueue
+from llmsvc.proxy.incidents import Incidents
 from llmsvc.proxy.ledger import Ledger
 from llmsvc.proxy.limits import Window
+from llmsvc.proxy.poison import Poison
 from llmsvc.proxy.server import Server
+from llmsvc.proxy.status import Speed, Status
 from llmsvc.proxy.upstream import Upstream
 from llmsvc.systemd import activation, journal
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where the proxy finds and leaves its files.
+
+    :param state: directory for ledger spool, key snapshot and windows
+    :param instances: directory in which the backends have their sockets
+    :param incidents: directory in which the units' hooks tell of crashes and rollbacks
+    :param status: file that tells what the proxy is doing
+    """
+
+    state: Path
+    instances: Path = paths.RUN_INSTANCES
+    incidents: Path = paths.RUN
+    status: Path = paths.PROXY_STATUS
 
 
 def main() -> int:
@@ -34,15 +55,11 @@ def main() -> int:
     pepper = keys.read_pepper(Path(credentials, "pepper") if credentials else paths.PEPPER)
     state = Path(os.environ.get("STATE_DIRECTORY", paths.PROXY_STATE))
     sockets = activation.listen_sockets() or [listen(settings)]
-    return run(settings, pepper, state, paths.RUN_INSTANCES, sockets)
+    return run(settings, pepper, Places(state), sockets)
 
 
-def run(settings: Config, pepper: bytes, state: Path, instances: Path, sockets: list[socket.socket]) -> int:
-    """Runs the proxy on these sockets until SIGTERM. Returns the exit status.
-
-    :param state: directory for ledger spool, key snapshot and windows
-    :param instances: directory in which the backends have their sockets
-    """
+def run(settings: Config, pepper: bytes, places: Places, sockets: list[socket.socket]) -> int:
+    """Runs the proxy on these sockets until SIGTERM. Returns the exit status."""
     log = journal.setup("auth-proxy")
     running: set[Exchange] = set()
 
@@ -58,17 +75,23 @@ def run(settings: Config, pepper: bytes, state: Path, instances: Path, sockets: 
             settings.llama_proxy_queue_total,
             settings.llama_proxy_hold_seconds,
         )
+        incidents = Incidents(places.incidents)
+        poison = Poison(incidents)
         services = Services(
             config=settings,
             journal=log,
-            keys=KeyDirectory(pepper, conninfo, state / "keys.json", cut),
+            keys=KeyDirectory(pepper, conninfo, places.state / "keys.json", cut),
             window=Window(settings.llama_proxy_rate_limit, settings.llama_proxy_rate_window_seconds),
             queue=queue,
-            upstream=Upstream(instances, queue),
-            ledger=Ledger(state / "ledger.spool", conninfo),
+            upstream=Upstream(places.instances, queue, incidents, poison),
+            poison=poison,
+            speed=Speed(),
+            ledger=Ledger(places.state / "ledger.spool", conninfo),
             running=running,
         )
-        server = Server(services, state / "windows.json")
+        status = Status(services.keys, queue, services.upstream, services.ledger, services.speed)
+        alerts = Alerts(services.keys, services.ledger)
+        server = Server(services, status, alerts, places.state / "windows.json", places.status)
         await server.serve(sockets)
         return 1 if server.failed else 0
 

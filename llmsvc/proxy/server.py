@@ -22,9 +22,11 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llmsvc.proxy import limits
+from llmsvc.proxy.alerts import Alerts
 from llmsvc.proxy.app import Application
 from llmsvc.proxy.errors import STOPPING
 from llmsvc.proxy.exchange import BUFFER_ANSWER, Services
+from llmsvc.proxy.status import Status, keep
 from llmsvc.systemd import notify
 
 _log = logging.getLogger(__name__)
@@ -72,9 +74,12 @@ class Server(uvicorn.Server):
     """Serves until SIGTERM.
 
     :param window_file: keeps the windows of the rate limits over a restart
+    :param status_file: tells what we do
     """
 
-    def __init__(self, services: Services, window_file: Path) -> None:
+    def __init__(
+        self, services: Services, status: Status, alerts: Alerts, window_file: Path, status_file: Path
+    ) -> None:
         # it would tell of every step of our stop
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         super().__init__(
@@ -94,7 +99,10 @@ class Server(uvicorn.Server):
             )
         )
         self._services = services
+        self._status = status
+        self._alerts = alerts
         self._window_file = window_file
+        self._status_file = status_file
         self._tasks: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -113,8 +121,10 @@ class Server(uvicorn.Server):
         # what lives now lives for ever: the collector need not look at it again and again
         gc.collect()
         gc.freeze()
-        notify.ready(self._status())
+        notify.ready(self._status.line())
         self._start(self._report())
+        self._start(keep(self._status, self._status_file))
+        self._start(self._alerts.run())
         self._start(self._save_windows())
         seconds = notify.watchdog_seconds()
         if seconds is not None:
@@ -181,19 +191,11 @@ class Server(uvicorn.Server):
     failed = False
     """A part of the proxy failed; the process should end with an error."""
 
-    def _status(self) -> str:
-        services = self._services
-        backend = services.upstream.backend
-        model = f"serving {backend.name}" if backend else "no model is ready"
-        running = len(services.running) - services.queue.waiting
-        database = "ok" if services.keys.database_ok else "not reachable"
-        return f"{model}, {max(0, running)} running, {services.queue.waiting} waiting; database {database}"
-
     async def _report(self) -> None:
         last = ""
         while True:
-            if self._status() != last:
-                last = self._status()
+            if self._status.line() != last:
+                last = self._status.line()
                 notify.status(last)
             await asyncio.sleep(_STATUS_SECONDS)
 

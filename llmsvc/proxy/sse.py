@@ -24,6 +24,8 @@ class EventStream:
         """The `[DONE]` that ends a good stream was there."""
         self.failed = False
         """An error event was there."""
+        self.stopping = False
+        """It said that the model is being stopped."""
 
     def feed(self, data: bytes) -> bytes:
         """What to send on of these bytes and those left over before: whole events."""
@@ -50,7 +52,9 @@ class EventStream:
             chunk = json.loads(event[6:])
         except ValueError:
             return True
-        self.failed = self.failed or "error" in chunk
+        if "error" in chunk:
+            self.failed = True
+            self.stopping = says_stopping(chunk)
         usage = Usage.of(chunk.get("usage"))
         if usage is None:
             return True
@@ -64,6 +68,12 @@ def _split(data: bytes) -> list[bytes]:
         if part:
             events.append(part + b"\n\n")
     return events
+
+
+def says_stopping(answer: object) -> bool:
+    """Whether an error is the backend's, that it ends this request because it is being stopped."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return isinstance(error, dict) and error.get("code") == "model_stopping"
 
 
 def usage_of_answer(body: bytes) -> Usage | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import pwd
 import shlex
@@ -122,6 +123,22 @@ class Stack:
         process.send_signal(sig)
         process.wait(10)
         (self.root / "run" / name / "ready").unlink(missing_ok=True)
+
+    def crash_backend(self, name: str = "mock") -> None:
+        """Waits until it has been killed, and notes that as units/instance-hook does."""
+        self.backends.pop(name).wait(10)
+        self.note_crash(name)
+        (self.root / "run" / name / "ready").unlink()
+
+    def note_crash(self, name: str = "mock") -> None:
+        file = self.root / "llmsvc" / "crashes" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as lines:
+            lines.write(f"{time.time():.3f} signal\n")
+
+    def status(self) -> dict[str, Any]:
+        """What the proxy tells of itself."""
+        return dict(json.loads((self.root / "status.json").read_text()))
 
     def mock(self, name: str = "mock") -> dict[str, Any]:
         """What the backend saw."""
@@ -256,3 +273,13 @@ def make_stack(cluster: Any) -> Iterator[Callable[..., Stack]]:
     """Makes a stack of the test's own, with some settings; nothing of it runs yet."""
     with contextlib.ExitStack() as exits:
         yield lambda **settings: exits.enter_context(run_stack(cluster, **settings))
+
+
+@pytest.fixture
+def running(make_stack: Callable[..., Any]) -> Any:
+    """A stack of the test's own that runs."""
+    stack = make_stack(LLAMA_PROXY_RATE_LIMIT=100000, LLAMA_PROXY_DRAIN_SECONDS=5)
+    stack.start_backend()
+    stack.start_proxy()
+    stack.wait_served()
+    return stack

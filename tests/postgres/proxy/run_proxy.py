@@ -19,4 +19,5 @@ if "SILENCE_SECONDS" in os.environ:
 config_env, state, instances = (Path(argument) for argument in sys.argv[2:])
 settings = config.load(config_env)
 pepper = keys.read_pepper(state / "pepper")
-sys.exit(main.run(settings, pepper, state, instances, activation.listen_sockets()))
+places = main.Places(state, instances, state.parent / "llmsvc", state.parent / "status.json")
+sys.exit(main.run(settings, pepper, places, activation.listen_sockets()))

@@ -2,74 +2,19 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import json
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
-HELLO = [{"role": "user", "content": "say hello to me"}]
-ENDLESS = {"tokens": 10000, "delay": 0.02}
-CHAT = "/v1/chat/completions"
-
-
-def body(**more: Any) -> dict[str, Any]:
-    return {"model": "current", "messages": HELLO, **more}
-
-
-@contextlib.contextmanager
-def open_stream(stack: Any, key: str, **more: Any) -> Iterator[Iterator[str]]:
-    """A stream whose first event is there; gives its further lines."""
-    with stack.http(key) as client:
-        with client.stream("POST", CHAT, json=body(stream=True, mock=ENDLESS, **more)) as answer:
-            lines = answer.iter_lines()
-            assert next(lines).startswith("data: ")
-            yield lines
-
-
-def background(function: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
-    """Runs the function in a thread of its own."""
-    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 10.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come in time"
-        time.sleep(0.02)
-    return found
-
-
-def post(stack: Any, key: str, **more: Any) -> httpx.Response:
-    with stack.http(key) as client:
-        return client.post(CHAT, json=body(**more))
-
-
-@pytest.fixture
-def running(make_stack: Callable[..., Any]) -> Any:
-    """A stack of the test's own that runs."""
-    stack = make_stack(LLAMA_PROXY_RATE_LIMIT=100000, LLAMA_PROXY_DRAIN_SECONDS=5)
-    stack.start_backend()
-    stack.start_proxy()
-    stack.wait_served()
-    return stack
+from tests.postgres.proxy.clients import CHAT, ENDLESS, background, body, open_stream, post
+from tests.postgres.proxy.conftest import wait_for
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -148,80 +93,6 @@ def test_one_with_many_waiting_delays_another_by_one_request_only(stack: Any) ->
     served = stack.mock()["served"][before + 1 :]
     assert served.index("modest") == 1
     assert stack.mock()["peak"] == 1
-
-
-def test_requests_are_held_while_the_backend_restarts(running: Any) -> None:
-    key = running.add_key("held")
-    running.stop_backend()
-    held = background(lambda: post(running, key))
-    time.sleep(0.3)
-    assert not held.done()
-    assert httpx.get(f"{running.url}/ready", trust_env=False).status_code == 503
-    running.start_backend()
-    assert held.result(5).status_code == 200
-
-
-def test_switch_sends_waiting_requests_to_the_new_model(running: Any) -> None:
-    key = running.add_key("switched")
-    with open_stream(running, key) as lines:
-        current = background(lambda: post(running, key))
-        named = background(lambda: post(running, key, model="mock"))
-        wait_for(lambda: "2 waiting" in running.wait_notified("waiting"))
-        # the new one is ready before the old one has finished
-        running.start_backend("other")
-        assert current.result(10).json()["model"] == "other"
-        assert named.result(10).json()["error"]["code"] == "model_not_found"
-        assert '"model": "mock"' in next(line for line in lines if line)
-
-
-def test_coming_model_is_listed_while_none_is_ready(make_stack: Callable[..., Any]) -> None:
-    stack = make_stack()
-    (stack.root / "run" / "next").mkdir(parents=True)
-    stack.start_proxy()
-    client = stack.client(stack.add_key())
-    assert [model.id for model in client.models.list().data] == ["next", "current"]
-    assert "no model is ready" in stack.wait_notified("database ok")
-    stack.start_backend("next")
-    stack.wait_served("next")
-
-
-def test_request_without_a_byte_is_sent_again_and_one_with_is_ended(running: Any) -> None:
-    key = running.add_key("resent")
-    waiting = background(lambda: post(running, key, mock={"tokens": 5, "silent": 1.0}))
-    wait_for(lambda: running.mock()["running"])
-    running.stop_backend(sig=signal.SIGKILL)
-    running.start_backend()
-    assert waiting.result(10).status_code == 200
-    with pytest.raises(openai.APIError, match="stopped before"):
-        for _ in running.client(key).chat.completions.create(
-            **body(stream=True), extra_body={"mock": {"die": 3}}
-        ):
-            pass
-    running.stop_backend()
-    rows = running.rows("resent", 2)
-    assert [(r["state"], r["status_code"]) for r in rows] == [("ok", 200), ("error", 502)]
-
-
-def test_request_that_kills_every_backend_is_ended(running: Any) -> None:
-    key = running.add_key("poison")
-    deadly = background(lambda: post(running, key, mock={"die": -1}))
-    for _ in range(3):
-        running.backends["mock"].wait(10)
-        running.stop_backend()
-        running.start_backend()
-    answer = deadly.result(10)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_lost")
-    assert post(running, key).status_code == 200
-    assert [row["state"] for row in running.rows("poison", 2)] == ["error", "ok"]
-
-
-def test_nothing_ready_for_too_long_is_503_with_retry_after(make_stack: Callable[..., Any]) -> None:
-    stack = make_stack(LLAMA_PROXY_HOLD_SECONDS=1)
-    stack.start_proxy()
-    answer = post(stack, stack.add_key("unheld"))
-    assert answer.status_code == 503
-    assert int(answer.headers["retry-after"]) > 0
-    assert stack.rows("unheld", 1)[0]["state"] == "timeout"
 
 
 def test_postgres_may_be_away_and_no_row_is_lost(running: Any) -> None:

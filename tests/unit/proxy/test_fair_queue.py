@@ -10,7 +10,8 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from llmsvc.proxy.backends import Backend
+from llmsvc.proxy import fair_queue
+from llmsvc.proxy.backends import Backend, Loading
 from llmsvc.proxy.errors import ApiError
 from llmsvc.proxy.fair_queue import FairQueue
 
@@ -128,3 +129,78 @@ async def test_wait_without_a_backend_ends_after_the_hold_time_only(queue: FairQ
     with pytest.raises(ApiError, match="No model is ready"):
         await patient
     assert 0.25 < time.monotonic() - start < 1
+
+
+async def test_wait_lasts_longer_while_the_load_moves_and_the_refusal_tells_of_it(
+    queue: FairQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair_queue, "_MOVING_SECONDS", 0.4)
+    waiting = waiter(queue, "a")
+    for percent in range(3):
+        queue.see_loading(Loading("gemma3", 35 + percent, "Loading", moved=percent))
+        await asyncio.sleep(0.3)
+    assert not waiting.done()
+    queue.see_loading(queue.loading)  # no move
+    with pytest.raises(ApiError, match="No model is ready; gemma3 is loading: 37 %"):
+        await waiting
+
+
+async def test_no_wait_at_all_means_none_during_a_load_either() -> None:
+    queue = FairQueue(per_user=3, total=5, hold_seconds=0)
+    queue.see_loading(Loading("gemma3", 1))
+    sweeper = asyncio.create_task(queue.sweep())
+    with pytest.raises(ApiError, match="No model is ready"):
+        await asyncio.wait_for(waiter(queue, "a"), 1)
+    sweeper.cancel()
+
+
+async def test_moves_of_the_load_before_do_not_lengthen_the_next_wait(queue: FairQueue) -> None:
+    queue.see_loading(Loading("gemma3", 99))
+    queue.set_backend(backend())
+    queue.see_loading(None)
+    queue.set_backend(None)
+    with pytest.raises(ApiError, match=r"No model is ready\."):
+        await asyncio.wait_for(waiter(queue, "a"), 1)
+
+
+async def test_outages_add_up_to_the_most_that_a_request_is_held(
+    queue: FairQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair_queue, "_MOST_HELD_SECONDS", 0.5)
+    queue.hold_seconds = 10
+    model = backend()
+    await asyncio.sleep(0.2)  # before it came
+    waiting = waiter(queue, "a")
+    await asyncio.sleep(0.2)
+    queue.set_backend(model)
+    assert await waiting is model
+    held = queue.outage_seconds() - 0.2
+    queue.set_backend(None)
+    start = time.monotonic()
+    with pytest.raises(ApiError, match="No model is ready"):
+        await waiter(queue, "a", held=held)
+    assert time.monotonic() - start < 0.9
+    start = time.monotonic()
+    patient = waiter(queue, "a")
+    await asyncio.sleep(0.35)
+    assert not patient.done()
+    with pytest.raises(ApiError, match="No model is ready"):
+        await patient
+
+
+async def test_one_that_still_waits_is_held_through_several_outages_only_so_long(
+    queue: FairQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair_queue, "_MOST_HELD_SECONDS", 0.6)
+    queue.hold_seconds = 0.5
+    busy = backend()
+    busy.running = 1
+    waiting = waiter(queue, "a")
+    for _ in range(2):
+        await asyncio.sleep(0.2)
+        queue.set_backend(busy)
+        await asyncio.sleep(0.4)
+        assert not waiting.done()
+        queue.set_backend(None)
+    with pytest.raises(ApiError, match="No model is ready"):
+        await asyncio.wait_for(waiting, 0.6)

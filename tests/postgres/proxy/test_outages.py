@@ -1,0 +1,239 @@
+"""What happens to requests when the backend goes away: a stop, a switch, a crash, a long load."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.postgres.proxy.clients import CHAT, background, body, open_stream, post
+from tests.postgres.proxy.conftest import wait_for
+
+
+def test_requests_are_held_while_the_backend_restarts(running: Any) -> None:
+    key = running.add_key("held")
+    running.stop_backend()
+    held = background(lambda: post(running, key))
+    time.sleep(0.3)
+    assert not held.done()
+    assert httpx.get(f"{running.url}/ready", trust_env=False).status_code == 503
+    running.start_backend()
+    assert held.result(5).status_code == 200
+
+
+def test_switch_sends_waiting_requests_to_the_new_model(running: Any) -> None:
+    key = running.add_key("switched")
+    with open_stream(running, key) as lines:
+        current = background(lambda: post(running, key))
+        named = background(lambda: post(running, key, model="mock"))
+        wait_for(lambda: "2 waiting" in running.wait_notified("waiting"))
+        # the new one is ready before the old one has finished
+        running.start_backend("other")
+        assert current.result(10).json()["model"] == "other"
+        refused = named.result(10).json()["error"]
+        assert refused["code"] == "model_not_found"
+        assert refused["message"].startswith("mock was switched away for other while this request waited")
+        assert '"model": "mock"' in next(line for line in lines if line)
+
+
+def test_coming_model_is_listed_while_none_is_ready(make_stack: Callable[..., Any]) -> None:
+    stack = make_stack()
+    (stack.root / "run" / "next").mkdir(parents=True)
+    stack.start_proxy()
+    client = stack.client(stack.add_key())
+    assert [model.id for model in client.models.list().data] == ["next", "current"]
+    assert "no model is ready" in stack.wait_notified("database ok")
+    stack.start_backend("next")
+    stack.wait_served("next")
+
+
+def test_request_without_a_byte_is_sent_again_and_one_with_is_ended(running: Any) -> None:
+    key = running.add_key("resent")
+    waiting = background(lambda: post(running, key, mock={"tokens": 5, "silent": 1.0}))
+    wait_for(lambda: running.mock()["running"])
+    running.stop_backend(sig=signal.SIGKILL)
+    running.start_backend()
+    assert waiting.result(10).status_code == 200
+    with pytest.raises(openai.APIError, match="stopped before"):
+        for _ in running.client(key).chat.completions.create(
+            **body(stream=True), extra_body={"mock": {"die": 3}}
+        ):
+            pass
+    running.stop_backend()
+    rows = running.rows("resent", 2)
+    assert [(r["state"], r["status_code"]) for r in rows] == [("ok", 200), ("error", 502)]
+
+
+def test_nothing_ready_for_too_long_is_503_with_retry_after(make_stack: Callable[..., Any]) -> None:
+    stack = make_stack(LLAMA_PROXY_HOLD_SECONDS=1)
+    stack.start_proxy()
+    answer = post(stack, stack.add_key("unheld"))
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert stack.rows("unheld", 1)[0]["state"] == "timeout"
+
+
+def test_drain_that_ends_sends_again_what_has_no_byte_and_cuts_streams_cleanly(
+    make_stack: Callable[..., Any],
+) -> None:
+    stack = make_stack()
+    stack.start_backend("mock", "--slots", "3", "--drain", "0.5")
+    stack.start_proxy()
+    stack.wait_served()
+    key = stack.add_key("drained")
+    slow = {"tokens": 200, "delay": 0.02}
+    whole = background(lambda: post(stack, key, mock=slow))
+    silent = background(lambda: post(stack, key, stream=True, mock={"tokens": 3, "silent": 3}))
+    with open_stream(stack, key) as lines:
+        wait_for(lambda: len(stack.mock()["running"]) == 3)
+        stack.stop_backend()
+        rest = [line for line in lines if line]
+    assert "being stopped" in rest[-1]
+    stack.start_backend("next", "--slots", "3")
+    assert whole.result(15).json()["usage"]["completion_tokens"] == 200
+    assert silent.result(15).text.endswith("data: [DONE]\n\n")
+    rows = stack.rows("drained", 3)
+    assert sorted((r["state"], r["status_code"], r["model"]) for r in rows) == [
+        ("ok", 200, "next"),
+        ("ok", 200, "next"),
+        ("switched", 503, "mock"),
+    ]
+    [cut] = [row for row in rows if row["state"] == "switched"]
+    assert cut["completion_tokens"] == sum('"content"' in line for line in rest) + 1
+
+
+def test_body_that_crashes_the_model_twice_is_refused_until_it_changes(running: Any) -> None:
+    key = running.add_key("poison")
+    other = running.add_key("innocent")
+    deadly = background(lambda: post(running, key, mock={"die": -1}))
+    running.crash_backend()
+    waiting = background(lambda: post(running, other))
+    running.start_backend()
+    running.crash_backend()
+    running.start_backend()
+    answer = deadly.result(10)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "request_crashes_model")
+    assert waiting.result(10).status_code == 200
+    again = post(running, key, mock={"die": -1})
+    assert (again.status_code, again.json()["error"]["code"]) == (400, "request_crashes_model")
+    assert post(running, key).status_code == 200
+    states = [row["state"] for row in running.rows("poison", 3)]
+    assert states == ["rejected_poison", "rejected_poison", "ok"]
+
+
+def test_stream_that_was_out_is_a_suspect_too(running: Any) -> None:
+    key = running.add_key("poison-stream")
+    for _ in range(2):
+        answer = post(running, key, stream=True, mock={"die": 2})
+        assert "stopped before" in answer.text.splitlines()[-2]
+        assert "[DONE]" not in answer.text
+        running.crash_backend()
+        running.start_backend()
+        running.wait_served()
+    assert post(running, key, stream=True, mock={"die": 2}).status_code == 400
+    states = [row["state"] for row in running.rows("poison-stream", 3)]
+    assert states == ["error", "error", "rejected_poison"]
+
+
+def test_clean_stop_accuses_nobody(running: Any) -> None:
+    key = running.add_key("unlucky")
+    answer = background(lambda: post(running, key, mock={"tokens": 3, "silent": 1}))
+    for _ in range(3):
+        wait_for(lambda: running.mock()["running"])
+        # the time to stop is over
+        running.stop_backend(sig=signal.SIGKILL)
+        running.start_backend()
+        running.wait_served()
+    assert answer.result(10).status_code == 200
+
+
+def test_success_of_the_same_body_clears_it(running: Any) -> None:
+    key = running.add_key("cleared")
+    for _ in range(2):
+        # the second time it is killed as the other one waits
+        answer = background(lambda: post(running, key, mock={"tokens": 3, "silent": 0.5}))
+        wait_for(lambda: running.mock()["running"])
+        running.backends["mock"].kill()
+        running.crash_backend()
+        running.start_backend()
+        assert answer.result(10).status_code == 200
+
+
+def test_hung_backend_that_is_killed_ends_its_stream_and_everybody_else_is_answered(running: Any) -> None:
+    key, leaver = running.add_key("hung"), running.add_key("hung-leaver")
+    with open_stream(running, key) as lines:
+        waiting = [background(lambda: post(running, key)) for _ in range(3)]
+        running.backends["mock"].send_signal(signal.SIGSTOP)
+        with running.http(leaver, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+            client.post(CHAT, json=body())
+        [row] = running.rows("hung-leaver", 1)
+        assert row["state"] == "client_gone"
+        running.backends["mock"].kill()
+        running.crash_backend()
+        running.start_backend()
+        assert "stopped before" in [line for line in lines if line][-1]
+    assert [answer.result(10).status_code for answer in waiting] == [200] * 3
+    assert sorted(row["state"] for row in running.rows("hung", 4)) == ["error", "ok", "ok", "ok"]
+    wait_for(lambda: running.status()["running"] == 0)
+    assert running.status()["last_switch"]["result"] == "crashed"
+
+
+def test_client_that_leaves_a_hung_backend_is_out_at_once(running: Any) -> None:
+    key = running.add_key("left-hung")
+    with open_stream(running, key):
+        running.backends["mock"].send_signal(signal.SIGSTOP)
+        start = time.monotonic()
+    [row] = running.rows("left-hung", 1)
+    assert row["state"] == "client_gone"
+    assert time.monotonic() - start < 5
+    running.backends["mock"].kill()
+    running.crash_backend()
+    running.start_backend()
+    assert post(running, key).status_code == 200
+
+
+def test_load_that_moves_is_waited_for_and_told(make_stack: Callable[..., Any]) -> None:
+    stack = make_stack(LLAMA_PROXY_HOLD_SECONDS=1)
+    stack.start_proxy()
+    loading = stack.root / "run" / "next" / "loading"
+    loading.parent.mkdir(parents=True)
+    loading.write_text("37 Loading next.gguf\n")
+    waiting = background(lambda: post(stack, stack.add_key("patient")))
+    wait_for(lambda: stack.status()["waiting"])
+    now = stack.status()
+    assert (now["coming"], now["progress"], now["loading"]) == ("next", 37, "Loading next.gguf")
+    assert (now["model"], now["held_since"] <= now["at"]) == (None, True)
+    assert "no model is ready (next is loading: 37 %)" in stack.wait_notified("1 waiting")
+    time.sleep(1.5)
+    assert not waiting.done()
+    stack.start_backend("next")
+    assert waiting.result(10).status_code == 200
+
+
+def test_status_tells_switch_speed_and_what_runs(running: Any) -> None:
+    key = running.add_key()
+    assert post(running, key, mock={"tokens": 20, "delay": 0.01}).status_code == 200
+    with open_stream(running, key):
+        wait_for(lambda: running.status()["running"] == 1)
+    running.stop_backend()
+    running.start_backend("other")
+    running.wait_served("other")
+    now = wait_for(lambda: (found := running.status())["model"] == "other" and found)
+    assert {"at", "since", "ledger_backlog", "tokens_per_second"} < now.keys()
+    assert now["database"] is True
+    assert now["held_since"] is None
+    assert 20 < now["tokens_per_second"] < 110
+    switch = now["last_switch"]
+    assert (switch["from"], switch["to"], switch["result"]) == ("mock", "other", "ok")
+    assert 0 < switch["seconds"] < 10
+    assert (running.root / "status.json").stat().st_mode & 0o777 == 0o644
+    (running.root / "llmsvc").mkdir()
+    (running.root / "llmsvc" / "rollback.json").write_text('{"at": %f, "to": "mock"}' % (time.time() + 1))
+    running.stop_backend("other")
+    running.start_backend()
+    wait_for(lambda: running.status()["last_switch"]["result"] == "rolled back")
