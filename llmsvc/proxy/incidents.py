@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-# a crash is noted once systemd has seen the process end, a little after or before we see it
-_SLACK_SECONDS = 5.0
+# a crash is noted as systemd sees the process end, which may be a little before we do
+_SLACK_SECONDS = 2.0
 
 
 class Incidents:

@@ -138,7 +138,9 @@ class Stack:
 
     def status(self) -> dict[str, Any]:
         """What the proxy tells of itself."""
-        return dict(json.loads((self.root / "status.json").read_text()))
+        file = self.root / "status.json"
+        wait_for(file.exists)
+        return dict(json.loads(file.read_text()))
 
     def mock(self, name: str = "mock") -> dict[str, Any]:
         """What the backend saw."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import signal
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -237,3 +242,134 @@ def test_status_tells_switch_speed_and_what_runs(running: Any) -> None:
     running.stop_backend("other")
     running.start_backend()
     wait_for(lambda: running.status()["last_switch"]["result"] == "rolled back")
+
+
+class RudeBackend:
+    """Is healthy, but answers POSTs with these raw bytes and closes, or with None never; then properly."""
+
+    def __init__(self, directory: Path, answers: list[bytes | None]) -> None:
+        self.answers = answers
+        self.posts = 0
+        directory.mkdir(parents=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(directory / "http.sock"))
+        self._listener.listen(64)
+        threading.Thread(target=self._serve, daemon=True).start()
+        (directory / "ready").touch()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._answer, args=[connection], daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection:
+            request = connection.recv(65536)
+            if request.startswith(b"GET"):
+                connection.sendall(whole({"slots": 8, "n_ctx": 4096}))
+                return
+            if request.startswith(b"POST /cancel/"):
+                connection.sendall(whole({}))
+                return
+            self.posts += 1
+            if self.answers:
+                answer = self.answers.pop(0)
+                if answer is None:
+                    connection.recv(1)  # until the other side closes
+                else:
+                    connection.sendall(answer)
+            else:
+                connection.sendall(whole({"usage": {"prompt_tokens": 1, "completion_tokens": 2}}))
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def whole(value: dict[str, Any]) -> bytes:
+    data = json.dumps(value).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n"
+    return f"{head}connection: close\r\n\r\n".encode() + data
+
+
+@pytest.fixture
+def rude(make_stack: Callable[..., Any]) -> Iterator[Callable[[list[bytes | None]], tuple[Any, RudeBackend]]]:
+    """rude(ANSWERS): a stack that runs with a RudeBackend."""
+    backends = []
+
+    def make(answers: list[bytes | None]) -> tuple[Any, RudeBackend]:
+        stack = make_stack()
+        backends.append(RudeBackend(stack.root / "run" / "rude", answers))
+        stack.start_proxy()
+        stack.wait_served("rude")
+        return stack, backends[-1]
+
+    yield make
+    for backend in backends:
+        backend.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: "
+
+
+BROKEN = {
+    "nothing": b"",
+    "status": b"HTTP/1.1 2",
+    "headers": HEAD + b"application/json\r\ncont",
+    "body": HEAD + b'application/json\r\ncontent-length: 100\r\n\r\n{"half":',
+    "chunk": HEAD + b"application/json\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{",
+    "stream": HEAD + b"text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+    "event": HEAD + b"text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n6\r\ndata: \r\n",
+}
+
+
+def test_answer_that_breaks_off_before_its_first_byte_for_the_client_is_asked_for_again(rude: Any) -> None:
+    stack, backend = rude([])
+    for broken in BROKEN:
+        key = stack.add_key(broken)
+        for stream in (False, True):
+            backend.answers[:] = [BROKEN[broken]] * 2
+            posts = backend.posts
+            answer = post(stack, key, stream=stream)
+            assert answer.status_code == 200, (broken, answer.text)
+            assert answer.json()["usage"]["completion_tokens"] == 2
+            assert backend.posts == posts + 3
+        rows = stack.rows(broken, 2)
+        assert [(row["state"], row["completion_tokens"]) for row in rows] == [("ok", 2)] * 2
+    wait_for(lambda: stack.status()["running"] == 0)
+
+
+def test_answer_that_never_begins_is_left_at_once(rude: Any) -> None:
+    stack, backend = rude([])
+    backend.answers[:] = [None]
+    key = stack.add_key("never")
+    with stack.http(key, timeout=0.5) as client, pytest.raises(httpx.ReadTimeout):
+        client.post(CHAT, json=body())
+    [row] = stack.rows("never", 1)
+    assert (row["state"], row["duration_ms"] < 5000) == ("client_gone", True)
+    assert post(stack, key).status_code == 200
+
+
+def test_backend_that_never_answers_is_given_up_after_some_attempts(rude: Any) -> None:
+    stack, backend = rude([b""] * 5)
+    key = stack.add_key("given-up")
+    answer = post(stack, key)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_lost")
+    assert backend.posts == 5
+    assert post(stack, key).status_code == 200
+    assert [row["state"] for row in stack.rows("given-up", 2)] == ["error", "ok"]
+
+
+def test_lost_connection_does_not_give_its_backend_more_slots(make_stack: Callable[..., Any]) -> None:
+    stack = make_stack()
+    stack.start_backend("mock", "--slots", "2")
+    stack.start_proxy()
+    stack.wait_served()
+    key = stack.add_key()
+    with open_stream(stack, key):
+        assert "stopped before" in post(stack, key, stream=True, mock={"tokens": 3, "cut": 1}).text
+        slow = {"tokens": 5, "delay": 0.05}
+        answers = [background(lambda: post(stack, key, mock=slow)) for _ in range(4)]
+        assert [answer.result(10).status_code for answer in answers] == [200] * 4
+    assert stack.mock()["peak"] == 2
