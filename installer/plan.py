@@ -24,6 +24,8 @@ from llmsvc.systemd import manager
 
 DEFAULT_MODEL = "smollm2"
 FIRST_USER = "admin"
+WATCH = "llmsvc-models.path"
+WATCH_SERVICE = "llmsvc-models.service"
 
 
 class Plan:
@@ -77,7 +79,7 @@ class Plan:
 
     def _users_and_directories(self) -> Iterator[Action]:
         sysusers, tmpfiles = paths.SYSUSERS / "llmsvc.conf", paths.TMPFILES / "llmsvc.conf"
-        directories = (paths.MODELS_D, paths.CREDENTIALS, paths.MODELS, paths.RUN_INSTANCES)
+        directories = (paths.MODELS_D, paths.CREDENTIALS, paths.MODELS, paths.RUN_INSTANCES, paths.CRASHES)
         yield self._file(sysusers, _ours("llmsvc.sysusers"))
         yield Step(
             f"create the users {paths.PROXY_USER} and {paths.BACKEND_USER}, the group {paths.ADMIN_GROUP}",
@@ -110,7 +112,7 @@ class Plan:
 
     def _units(self) -> Iterator[Action]:
         yield self._file(paths.GENERATORS / "llmsvc-generator", _ours("llmsvc-generator"), mode=0o755)
-        units = {name: _ours(name) for name in ("auth-proxy.socket", "llmsvc-backend.slice")}
+        units = {name: _ours(name) for name in (manager.SOCKET, manager.SLICE, WATCH, WATCH_SERVICE)}
         for name, text in sorted((units | render.units(self.facts)).items()):
             yield self._file(paths.UNITS / name, text)
         if paths.POLKIT_RULES.is_dir():
@@ -134,11 +136,16 @@ class Plan:
     def _services(self) -> Iterator[Action]:
         if self.manifest.release != self.facts.release:
             self._stale |= {manager.PROXY, "llama-server@.service"}
-        boot = [manager.SOCKET, manager.PROXY]
+        boot = [manager.SOCKET, manager.PROXY, WATCH]
         yield Step(
             "enable the services at boot",
-            lambda: run(["systemctl", "is-enabled", "-q", *boot], check=False).returncode != 0,
+            lambda: run(["systemctl", "is-enabled", *boot], check=False).stdout.split() != ["enabled"] * 3,
             lambda: run(["systemctl", "enable", "-q", *boot]),
+        )
+        yield Step(
+            f"start {WATCH}",
+            lambda: WATCH in self._stale or manager.state(WATCH).active != "active",
+            lambda: run(["systemctl", "restart", WATCH]),
         )
         yield Step("start auth-proxy", self._proxy_due, self._start_proxy)
         name = self.model.name if self.model else manager.active_model() or store.default_model()

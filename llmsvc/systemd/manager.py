@@ -8,13 +8,28 @@ import time
 from collections.abc import Iterator
 
 from llmsvc import paths
-from llmsvc.errors import DeniedError, Error, NotFoundError, UnavailableError
+from llmsvc.errors import CanceledError, ConflictError, DeniedError, Error, NotFoundError, UnavailableError
 from llmsvc.process import run
+
+# a path unit has systemd read a new model's file at once
+_KNOWN_SECONDS = 5.0
 
 PROXY = "auth-proxy.service"
 SOCKET = "auth-proxy.socket"
-_PROPERTIES = (
-    "Id,LoadState,ActiveState,SubState,Result,StatusText,ActiveEnterTimestamp,ExecMainStatus,MemoryCurrent"
+SLICE = "llmsvc-backend.slice"
+_ENTERED = {
+    "active": "ActiveEnterTimestampMonotonic",
+    "activating": "InactiveExitTimestampMonotonic",
+    "deactivating": "ActiveExitTimestampMonotonic",
+    "inactive": "InactiveEnterTimestampMonotonic",
+    "failed": "InactiveEnterTimestampMonotonic",
+}
+"""The property that says when a unit got into a state."""
+_PROPERTIES = ",".join(
+    (
+        "Id,LoadState,ActiveState,SubState,Result,StatusText,ExecMainStatus,MainPID,MemoryCurrent",
+        *_ENTERED.values(),
+    )
 )
 
 
@@ -36,9 +51,11 @@ class State:
     """success, or why it failed: exit-code, signal, timeout, watchdog, start-limit-hit."""
     text: str
     """The service's own STATUS= line."""
-    since: str
-    """When it became active, in the local time zone; empty if it never did."""
+    since: float | None
+    """When it got into this state, seconds since the epoch; None where it never had another one."""
     exit_status: int
+    pid: int
+    """Its main process; 0 where there is none."""
     memory: int | None
     """Bytes, where the kernel accounts them."""
 
@@ -92,12 +109,27 @@ def states(units: list[str]) -> list[State]:
                 sub=values.get("SubState", ""),
                 result=values.get("Result", ""),
                 text=values.get("StatusText", ""),
-                since=values.get("ActiveEnterTimestamp", ""),
+                since=_epoch(values.get(_ENTERED.get(values.get("ActiveState", ""), ""), "")),
                 exit_status=int(values.get("ExecMainStatus") or 0),
+                pid=int(values.get("MainPID") or 0),
                 memory=int(memory) if memory.isdigit() else None,
             )
         )
     return found
+
+
+def _epoch(microseconds: str) -> float | None:
+    """Seconds since the epoch of a CLOCK_MONOTONIC stamp; systemd's other stamps name a time zone."""
+    if microseconds in ("", "0"):
+        return None
+    return round(time.time() - time.monotonic() + int(microseconds) / 1e6, 1)
+
+
+def memory_limits(units: list[str]) -> dict[str, int]:
+    """MemoryMax= of those units that have one, bytes."""
+    blocks = _systemctl("show", "-p", "Id,MemoryMax", *units).strip().split("\n\n")
+    found = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks]
+    return {v["Id"]: int(v["MemoryMax"]) for v in found if v.get("MemoryMax", "").isdigit()}
 
 
 def instances() -> list[State]:
@@ -105,6 +137,46 @@ def instances() -> list[State]:
     listing = _systemctl("list-units", "--all", "--plain", "--no-legend", "llama-server@*.service")
     names = [line.split()[0] for line in listing.splitlines() if line.strip()]
     return [s for s in states(names) if s.active != "inactive"]
+
+
+def jobs() -> set[str]:
+    """The kinds of jobs for instances that are queued or at work: start, stop, restart."""
+    listing = _systemctl("list-jobs", "--plain", "--no-legend", "llama-server@*.service")
+    return {line.split()[2] for line in listing.splitlines() if line.strip()}
+
+
+def failed_requirements(unit_name: str) -> list[str]:
+    """The units that a unit requires, such as mounts, and that failed."""
+    required = _systemctl("show", "-P", "Requires", unit_name).split()
+    return [state.unit for state in states(required) if state.active == "failed"]
+
+
+def offer(name: str) -> bool:
+    """Queues the start of a model unless that displaced a command that is queued already; does not wait.
+
+    :returns: whether systemd took it
+    """
+    if not known(name):
+        daemon_reload()
+    # without the generated drop-in it would be refused later, when nobody looks
+    if not known(name):
+        return False
+    start = ["systemctl", "start", "--no-block", "--job-mode=fail", unit(name)]
+    return run(start, check=False).returncode == 0
+
+
+def alert(kind: str) -> None:
+    """Starts llmsvc-alert@KIND.service, and does not wait for it."""
+    _systemctl("start", "--no-block", f"llmsvc-alert@{kind}.service", check=False)
+
+
+def queued_start() -> str | None:
+    """The model whose start waits for another one to stop."""
+    for line in _systemctl("list-jobs", "--plain", "--no-legend", "llama-server@*.service").splitlines():
+        _job, unit_name, kind, *_ = line.split()
+        if kind in ("start", "restart"):
+            return instance_name(unit_name)
+    return None
 
 
 def instance_name(unit_name: str) -> str:
@@ -149,6 +221,24 @@ def switch(name: str) -> None:
     _act("start", name)
 
 
+def demand(name: str, running: str | None) -> None:
+    """Starts model `name` because a request asks for it; an operator's command comes first.
+
+    :param running: the model that runs now, as far as the caller knows
+    :raises ConflictError: another command is at work, or something else runs; nothing was done
+    :raises CanceledError: another command took the place of this one
+    :raises StartError: it did not start; the last good model is on its way back
+    """
+    deadline = time.monotonic() + _KNOWN_SECONDS
+    while not known(name) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    # systemd has no way to say this: --job-mode=fail drops the stop of a model that declares the conflict,
+    # and two would run
+    if pending() or active_model() != running:
+        raise ConflictError(f"{name} is not started for a request: another command is at work")
+    _act("start", name)
+
+
 def stop(name: str) -> None:
     """Stops model `name`; running requests finish first, within the drain time."""
     _systemctl("stop", unit(name))
@@ -167,6 +257,10 @@ def _act(verb: str, name: str) -> None:
     except (DeniedError, UnavailableError):
         raise
     except Error as error:
+        if error.message.endswith("canceled."):
+            raise CanceledError(
+                f"another command came while {name} started", hint="see 'llmsvc status'"
+            ) from None
         lines = [entry["MESSAGE"] for entry in journal(unit(name), begin, 6)]
         errors = [entry["MESSAGE"] for entry in journal(unit(name), begin, 3)]
         reason = (errors or lines or [error.message])[-1].removeprefix(f"{name}: ")

@@ -1,56 +1,231 @@
-"""Goes back to the last good model after one failed to start: the work of llama-server-rollback@.service."""
+"""Which model comes next after one failed: the work of llama-server-rollback@ and llmsvc-retry.
+
+At first each other good model is tried once, the latest first. If none of them starts, the default model and
+the latest good one are tried again after 10 s, 20 s, 40 s and so on, until one is READY (units/instance-hook)
+or an operator stops it. What an operator asks for always comes first.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from llmsvc import config, paths
-from llmsvc.errors import Error
+from llmsvc import atomic, config, paths
 from llmsvc.process import run
-from llmsvc.systemd import manager
+from llmsvc.systemd import manager, notify
 from llmsvc.systemd.journal import Journal
+
+RETRY_UNIT = "llmsvc-retry.service"
+_FIRST_DELAY = 10
+_LONGEST_DELAY = 300
+_CRASHES, _WITHIN = 5, 600
+"""units/instance-hook gives a model up that crashed so often within so many seconds."""
+_BUSY_WAIT = 5
+"""Seconds between two looks whether an operator's command, which a retry must not displace, is done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollback:
+    """/run/llmsvc/rollback.json: what was done about the last failure."""
+
+    at: float
+    """When, seconds since the epoch."""
+    failed: str
+    reason: str
+    """One line, for people."""
+    to: str | None
+    """The model that is started instead, or will be at `retry_at`; None where there is none."""
+    retry_at: float | None
+    """When `to` will be tried, seconds since the epoch; None where nothing waits."""
+    delay: int = 0
+    """Seconds of the last wait for a retry; 0 before the first one."""
+
+
+def last() -> Rollback | None:
+    """What was done about the last failure since boot; None if there was none."""
+    try:
+        return Rollback(**json.loads(paths.ROLLBACK.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 def good_models() -> list[str]:
     """Models that once became READY and still exist, the latest first."""
-    names = _read(paths.GOOD_MODELS)
-    return [n for n in names if config.valid_model_name(n) and (paths.MODELS_D / f"{n}.env").exists()]
+    return [name for name in _lines(paths.GOOD_MODELS) if _exists(name)]
 
 
-def _read(file: Path) -> list[str]:
+def roll_back(failed: str, default: str | None, journal: Journal) -> Rollback | None:
+    """Queues the start of another model, or plans a retry, unless an operator's command made it fail.
+
+    :param default: the model of the next boot
+    :returns: what was done; None if nothing
+    """
+    with _alone():
+        asked = paths.ASKED / failed
+        if asked.exists():
+            asked.unlink()
+            journal.send(f"{failed} did not end cleanly when it was told to stop; nothing else to do")
+            return None
+        # where a mount failed, the model that ran may still be finishing its requests
+        while manager.jobs() == {"stop"}:
+            time.sleep(0.1)
+        if (other := _running()) or manager.jobs():
+            journal.send(f"{failed} failed; {other or 'another command'} comes first")
+            return None
+        before = last()
+        # what we started ourselves and failed goes on from there; an operator's own start begins anew
+        ours = before is not None and before.to == failed and before.retry_at is None
+        if not ours or before is None or not paths.FAILED_MODELS.exists():
+            before = None
+        tried = {failed, *(_lines(paths.FAILED_MODELS) if before else [])}
+        atomic.write(paths.FAILED_MODELS, "".join(f"{n}\n" for n in sorted(tried)), 0o644, sync=False)
+        delay = before.delay if before else 0
+        to = next((n for n in _candidates(default, delay) if n not in tried and manager.offer(n)), None)
+        if to is None and manager.jobs():
+            journal.send(f"{failed} failed; another command comes first")
+            return None
+        # looked up only now, for it takes a while
+        done = Rollback(time.time(), failed, _reason(failed, journal), to, None, delay)
+        if to is None:
+            done = _plan(done, default)
+        _save(done)
+        if done.retry_at:
+            run(["systemctl", "start", "--no-block", RETRY_UNIT])
+        _tell(done, journal)
+        return done
+
+
+def retry(default: Callable[[], str | None], journal: Journal) -> None:
+    """Waits until a retry is due and queues it; returns once done, or at once where none is planned.
+
+    SIGTERM ends it, and gives the plan up.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    notify.ready("Waiting")
     try:
-        return file.read_text(encoding="utf-8").split()
+        while (plan := last()) and plan.retry_at and plan.to:
+            when = time.strftime("%H:%M:%S", time.localtime(plan.retry_at))
+            notify.status(f"Trying {plan.to} at {when}; 'systemctl stop {RETRY_UNIT}' ends it")
+            # not longer than planned, whatever was done to the clock
+            time.sleep(max(0.0, min(plan.retry_at - time.time(), plan.delay)))
+            with _alone():
+                if last() == plan and not _running() and _fire(plan, default(), journal):
+                    return
+            time.sleep(_BUSY_WAIT)
+    except SystemExit:
+        if (plan := last()) and plan.retry_at:
+            _save(dataclasses.replace(plan, to=None, retry_at=None))
+            journal.send(f"{plan.to} is not tried again: a model was started, or somebody stopped one")
+        raise
+
+
+def _fire(plan: Rollback, default: str | None, journal: Journal) -> bool:
+    """Queues the start of the first that systemd takes; returns whether there is nothing left to wait for."""
+    atomic.write(paths.FAILED_MODELS, "", 0o644, sync=False)
+    names = _candidates(default, plan.delay)
+    for name in names:
+        # before the start, which stops this unit
+        _save(dataclasses.replace(plan, to=name, retry_at=None))
+        journal.send(f"trying {name} again", fields={"LLM_MODEL": name})
+        if manager.offer(name):
+            return True
+        if manager.jobs():
+            break
+    if names:
+        _save(plan)
+    return not names
+
+
+def _candidates(default: str | None, delay: int) -> list[str]:
+    """The models to try, in order. Once there were waits, the default comes first and few follow."""
+    good = good_models()
+    first = [default] if default and _exists(default) else []
+    if delay:
+        return list(dict.fromkeys([*first, *good]))[:2]
+    return list(dict.fromkeys([name for name in [*good, *first] if not _given_up(name)]))
+
+
+def _plan(done: Rollback, default: str | None) -> Rollback:
+    """With a retry, if there is a model to try."""
+    delay = min(2 * done.delay, _LONGEST_DELAY) or _FIRST_DELAY
+    names = _candidates(default, delay)
+    if not names:
+        return done
+    return dataclasses.replace(done, to=names[0], retry_at=done.at + delay, delay=delay)
+
+
+def _tell(done: Rollback, journal: Journal) -> None:
+    fields = {
+        "LLM_MODEL": done.to,
+        "LLM_FAILED_MODEL": done.failed,
+        # shows it under `journalctl -u llama-server@NAME` too
+        "OBJECT_SYSTEMD_UNIT": manager.unit(done.failed),
+    }
+    begin = f"{done.failed} failed: {done.reason}; "
+    if done.to and not done.retry_at:
+        journal.send(f"{begin}going back to {done.to}", priority=4, fields=fields)
+        if not done.delay:
+            manager.alert("rollback")
+        return
+    again = f"; {done.to} is tried again in {done.delay} s" if done.to else ""
+    journal.send(f"{begin}no other model starts, none runs{again}", priority=3, fields=fields)
+    if done.delay <= _FIRST_DELAY:
+        manager.alert("no-model")
+
+
+def _running() -> str | None:
+    """A model that is READY, or on its way."""
+    states = [state for state in manager.instances() if state.active in ("active", "reloading", "activating")]
+    return manager.instance_name(states[0].unit) if states else None
+
+
+def _given_up(name: str) -> bool:
+    """Whether it crashed too often lately."""
+    stamps = [float(line.split()[0]) for line in _lines(paths.CRASHES / name)]
+    return sum(stamp > time.time() - _WITHIN for stamp in stamps) >= _CRASHES
+
+
+def _reason(failed: str, journal: Journal) -> str:
+    """The last error that the failed model's unit logged; logged for it where it had not even begun."""
+    state = manager.state(manager.unit(failed))
+    if state.active != "failed" or state.since is None or time.time() - state.since > 60:
+        needed = " and ".join(manager.failed_requirements(state.unit)) or "a unit"
+        reason = f"it needs {needed}, which did not start"
+        journal.send(f"{failed}: {reason}", priority=3, fields={"OBJECT_SYSTEMD_UNIT": state.unit})
+        return reason
+    lines = [entry["MESSAGE"] for entry in manager.journal(state.unit, state.since - 5, 3)]
+    return lines[-1].removeprefix(f"{failed}: ") if lines else state.result
+
+
+def _exists(name: str) -> bool:
+    return config.valid_model_name(name) and (paths.MODELS_D / f"{name}.env").exists()
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
 
 
-def roll_back(failed: str, journal: Journal) -> str | None:
-    """Starts the last good model that did not fail lately, unless an operator already asked for another one.
+def _save(rollback: Rollback) -> None:
+    atomic.write(paths.ROLLBACK, json.dumps(dataclasses.asdict(rollback)) + "\n", 0o644, sync=False)
 
-    Returns its name, or None where nothing was started. The start is queued, not awaited, and never displaces
-    a job that is queued already (--job-mode=fail): an operator's pending command comes first.
-    """
-    busy = [
-        manager.instance_name(s.unit) for s in manager.instances() if s.active in ("active", "activating")
-    ]
-    busy = [name for name in busy if name != failed]
-    if busy:
-        journal.send(f"{failed} failed; {busy[0]} runs already, nothing to do")
-        return None
-    names = {failed, *_read(paths.FAILED_MODELS)}
-    paths.FAILED_MODELS.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
-    for name in good_models():
-        if name in names:
-            continue
-        manager.reset_failed(name)
-        done = run(["systemctl", "start", "--no-block", "--job-mode=fail", manager.unit(name)], check=False)
-        if done.returncode:
-            raise Error(f"{failed} failed, and going back to {name} was refused: {done.stderr.strip()}")
-        journal.send(
-            f"{failed} failed; going back to {name}, the last good model",
-            priority=4,
-            fields={"LLM_MODEL": name, "LLM_FAILED_MODEL": failed},
-        )
-        return name
-    journal.send(f"{failed} failed, and no other good model is left: no model runs", priority=3)
-    return None
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Two failures at once are handled one after the other."""
+    directory = os.open(paths.RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)

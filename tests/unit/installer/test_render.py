@@ -11,7 +11,9 @@ from installer import render
 from installer.facts import Facts
 from llmsvc import config, env, paths
 
-SERVICES = ("llama-server@.service", "auth-proxy.service")
+SERVICES = ("llama-server@.service", "auth-proxy.service", "llmsvc-alert@.service")
+HELPERS = ("llama-server-rollback@.service", "llmsvc-retry.service")
+FIXED = ("auth-proxy.socket", "llmsvc-backend.slice", "llmsvc-models.path", "llmsvc-models.service")
 
 
 def units(systemd: int = 252, gpu: str = "none") -> dict[str, str]:
@@ -23,15 +25,16 @@ def directory(tmp_path: Path) -> Path:
     """All units as systemd would find them, the command replaced by one that exists."""
     for name, text in units().items():
         (tmp_path / name).write_text(text.replace(f"{paths.VENV}/bin/llmsvc", "/bin/true"))
-    for name in ("auth-proxy.socket", "llmsvc-backend.slice"):
+    for name in FIXED:
         shutil.copy(paths.data("units", name), tmp_path)
     return tmp_path
 
 
 def test_systemd_accepts_every_unit_without_a_warning(directory: Path) -> None:
-    (directory / "llama-server@x.service").symlink_to(directory / "llama-server@.service")
-    (directory / "llama-server-rollback@x.service").symlink_to(directory / "llama-server-rollback@.service")
-    names = ["auth-proxy.service", "auth-proxy.socket", "llama-server@x.service", "llmsvc-backend.slice"]
+    for name in (*SERVICES, *HELPERS):
+        if "@" in name:
+            (directory / name.replace("@", "@x")).symlink_to(directory / name)
+    names = [name.replace("@", "@x") for name in (*SERVICES, *HELPERS, *FIXED)]
     done = subprocess.run(
         ["systemd-analyze", "verify", "--recursive-errors=yes", *[directory / name for name in names]],
         capture_output=True,
@@ -62,7 +65,7 @@ def test_exposure_is_at_most_half_a_point(directory: Path, name: str) -> None:
 @pytest.mark.parametrize("systemd", [249, 252, 257])
 def test_every_host_gets_units_without_a_template_left_over(systemd: int, gpu: str) -> None:
     rendered = units(systemd, gpu)
-    assert set(rendered) == {*SERVICES, "llama-server-rollback@.service"}
+    assert set(rendered) == {*SERVICES, *HELPERS}
     for text in rendered.values():
         assert "{" not in text and "\n\n\n" not in text
 
