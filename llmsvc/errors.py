@@ -5,6 +5,7 @@ Error                    exit 1   something failed; the message says what, the h
 ├── NotFoundError        exit 3   no such user, key, model
 ├── DeniedError          exit 4   needs root, or another group
 ├── ConflictError        exit 5   it exists already, or is in use
+│   └── CanceledError    exit 5   another command took the place of this one
 ├── UnavailableError     exit 6   a part that is needed does not answer: systemd, PostgreSQL, the hub
 └── SettingError         exit 78  a bad value in a settings file, with file, line and key
     └── ModelError       exit 78  a model that no restart can mend: missing, broken or unsupported GGUF
@@ -15,6 +16,7 @@ exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 EX_CONFIG = 78
@@ -26,10 +28,14 @@ class Error(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, details: Mapping[str, object] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.details = dict(details or {})
+        """What programs get beside message and hint under --json."""
 
 
 class UsageError(Error):
@@ -54,6 +60,10 @@ class ConflictError(Error):
     """The thing exists already or is in use."""
 
     exit_code = 5
+
+
+class CanceledError(ConflictError):
+    """Another command came and took the place of this one."""
 
 
 class UnavailableError(Error):

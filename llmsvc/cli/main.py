@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import llmsvc
-from llmsvc.cli import ask, db, install, key, model, output, processes, rollback, service, user
+from llmsvc.cli import alert, ask, db, install, key, model, output, processes, rollback, service, status, user
 from llmsvc.errors import Error, UsageError
 
 _INTERRUPTED = 130
@@ -18,14 +18,14 @@ _BROKEN_PIPE = 141
 
 # Each verb file has add_parser(), which sets `command` to a function from the arguments to a Result, or, for
 # a command that runs on and prints for itself, to an exit code.
-_VERBS = (install, model, service, ask, user, key, db, rollback, processes)
+_VERBS = (install, model, service, status, ask, user, key, db, rollback, alert, processes)
 
 _GROUPS = {
     "Set up": ("install",),
     "Models": ("model", "start", "stop", "restart", "status", "ask"),
     "People": ("user", "key"),
     "Database": ("db",),
-    "Run by systemd": ("backend", "proxy", "rollback"),
+    "Run by systemd": ("backend", "proxy", "rollback", "alert"),
 }
 
 _INTRODUCTION = """\

@@ -6,12 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmsvc.cli import session, switching
+from llmsvc import paths
+from llmsvc.cli import service, session, switching
 from llmsvc.cli.output import Result, Table
+from llmsvc.errors import DeniedError
 from llmsvc.process import require_root
 
 if TYPE_CHECKING:
     from llmsvc.library.catalogue import Entry
+    from llmsvc.library.fit import Estimate
+    from llmsvc.library.memory import Room
     from llmsvc.library.store import Model
 
 
@@ -49,6 +53,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             epilog=f"example:\n  {sudo}llmsvc model {verb} gemma3",
         )
         one.add_argument("name", metavar="NAME", help="the model, as 'llmsvc model list' calls it")
+        if verb == "use":
+            service.add_force(one)
         one.set_defaults(command=command)
 
 
@@ -89,11 +95,12 @@ def _add_add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _list(args: argparse.Namespace) -> Result:
-    from llmsvc.library import store
+    from llmsvc.library import memory, store
     from llmsvc.library.progress import size
 
-    found = store.models()
-    headers = ["name", "file", "size", "quantization", "context", "default", "active"]
+    room = memory.room()
+    found = [(model, *_fit(model, room)) for model in store.models()]
+    headers = ["name", "file", "size", "quantization", "context", "memory", "fits", "default", "active"]
     rows: list[list[object]] = [
         [
             m.name,
@@ -101,17 +108,38 @@ def _list(args: argparse.Namespace) -> Result:
             size(m.header.size) if m.header else None,
             m.header.quantization if m.header else None,
             m.n_ctx,
+            size(wanted.memory) if wanted else None,
+            fitting,
             m.default,
             m.active,
         ]
-        for m in found
+        for m, wanted, fitting in found
     ]
-    if any(m.problem for m in found):
+    if any(m.problem for m, *_ in found):
         headers.append("problem")
-        for row, m in zip(rows, found, strict=True):
+        for row, (m, *_) in zip(rows, found, strict=True):
             row.append(m.problem or "")
     table = Table(headers, rows, "no models; 'sudo llmsvc model add smollm2' installs a first one")
-    return Result([_data(m) for m in found], table)
+    return Result([_data(m) | _fit_data(wanted, fitting) for m, wanted, fitting in found], table)
+
+
+def _fit(model: Model, room: Room) -> tuple[Estimate | None, bool | None]:
+    """What it takes, and whether there is room for it now; None and None where that cannot be known."""
+    from llmsvc.library import fit, settings
+
+    if model.header is None:
+        return None, None
+    wanted = fit.estimate(settings.load(model.name), model.header)
+    return wanted, model.active or fit.fits(wanted, room)
+
+
+def _fit_data(wanted: Estimate | None, fitting: bool | None) -> dict[str, object]:
+    return {
+        "memory": wanted.memory if wanted else None,
+        "memory_needed": wanted.needed if wanted else None,
+        "memory_needed_gpu": wanted.needed_gpu if wanted else None,
+        "fits": fitting,
+    }
 
 
 def _data(model: Model) -> dict[str, object]:
@@ -162,7 +190,7 @@ def _entry(entry: Entry, installed: bool) -> dict[str, object]:
 
 def _show(args: argparse.Namespace) -> Result:
     from llmsvc.errors import SettingError
-    from llmsvc.library import files, settings, store
+    from llmsvc.library import files, memory, settings, store
     from llmsvc.library.progress import size
 
     model = store.model(args.name)
@@ -173,7 +201,9 @@ def _show(args: argparse.Namespace) -> Result:
         own = {key: {"value": loaded[key], "source": loaded.source(key)} for key in loaded.lines}
     except SettingError:
         own = {}
+    wanted, fitting = _fit(model, memory.room(args.name))
     data = _data(model) | {
+        **_fit_data(wanted, fitting),
         "title": header.name if header else None,
         "layers": header.block_count if header else None,
         "chat_template": header.has_chat_template if header else None,
@@ -193,6 +223,10 @@ def _show(args: argparse.Namespace) -> Result:
         "quantization": data["quantization"],
         "context": f"{model.n_ctx} of {header.context_length or '?'} tokens" if header else None,
         "chat template": data["chat_template"],
+        "memory": f"{size(wanted.memory)}, {size(wanted.needed)} with the whole context in use"
+        if wanted
+        else None,
+        "fits": fitting,
         "default": model.default,
         "active": model.active,
         "problem": model.problem,
@@ -225,11 +259,15 @@ def _add(args: argparse.Namespace) -> Result:
 
 
 def _use(args: argparse.Namespace) -> Result:
-    require_root("switching the default model")
+    try:
+        require_root("choosing the default model")
+    except DeniedError as error:
+        error.hint = f"{error.hint}; members of {paths.ADMIN_GROUP} may 'llmsvc start {args.name}'"
+        raise
     from llmsvc.library import store
     from llmsvc.systemd import manager
 
-    switching.act(manager.switch, args.name)
+    switching.start(args.name, force=args.force, quiet=getattr(args, "json", False))
     # Only now: a model that never got ready must not be what the next boot, or a rollback, starts.
     changed = store.set_default(args.name)
     if changed:

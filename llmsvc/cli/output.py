@@ -47,7 +47,7 @@ def show(result: Result, *, as_json: bool, stream: TextIO | None = None) -> None
     if as_json:
         print(json_text(result.data), file=out)
     elif isinstance(result.human, Table):
-        print(table_text(result.human, bold=_has_colour(out)), file=out)
+        print(table_text(result.human, bold=has_colour(out)), file=out)
     elif result.human:
         print(result.human, file=out)
 
@@ -60,12 +60,13 @@ def show_error(error: Error, *, as_json: bool) -> None:
             "message": error.message,
             "hint": error.hint,
             "exit_code": error.exit_code,
+            **error.details,
         }
         print(json_text({"error": data}))
         return
-    print(f"llmsvc: {_printable(error.message)}", file=sys.stderr)
+    print(f"llmsvc: {printable(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {_printable(error.hint)}", file=sys.stderr)
+        print(f"hint: {printable(error.hint)}", file=sys.stderr)
 
 
 def json_text(data: object) -> str:
@@ -110,6 +111,13 @@ def duration(seconds: float) -> str:
     return f"{whole} {unit}" + (f" {rest // small_size} {small}" if rest // small_size else "")
 
 
+def clock(epoch: float) -> str:
+    """A moment for people, in local time: `18:31:02`, with the date where it is not today."""
+    moment = datetime.datetime.fromtimestamp(epoch).astimezone()
+    today = moment.date() == datetime.datetime.now().astimezone().date()
+    return moment.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M")
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"
@@ -117,10 +125,10 @@ def _cell(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, datetime.datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M")
-    return _printable(str(value))
+    return printable(str(value))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text without what could move the cursor or recolour a terminal: some of it comes from outside."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
@@ -135,5 +143,6 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} cannot be part of a result")
 
 
-def _has_colour(stream: TextIO) -> bool:
+def has_colour(stream: TextIO) -> bool:
+    """Whether escape sequences are for somebody who sees them."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,31 +1,31 @@
-"""`llmsvc start|stop|restart|status`: the models' units, in systemd's own terms."""
+"""`llmsvc start|stop|restart`: the models' units, in systemd's own terms."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from typing import TYPE_CHECKING
 
 from llmsvc.cli import switching
 from llmsvc.cli.output import Result
-from llmsvc.errors import Error, NotFoundError
-
-if TYPE_CHECKING:
-    from llmsvc.systemd.manager import State
+from llmsvc.errors import NotFoundError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds all four to the command line."""
+    """Adds all three to the command line."""
     verbs = {
         "start": ("start a model; the one that runs is stopped first", _start),
         "stop": ("stop the model; requests wait until one is started", _stop),
         "restart": ("restart the model", _restart),
     }
     for verb, (text, function) in verbs.items():
+        checks = (
+            ""
+            if verb == "stop"
+            else "Settings, file, checksum and memory are checked before one is stopped.\n"
+        )
         parser = subparsers.add_parser(
             verb,
             help=text,
-            description=f"{text[0].upper()}{text[1:]}.\n"
+            description=f"{text[0].upper()}{text[1:]}.\n{checks}"
             f"The same as systemctl {verb} llama-server@MODEL; returns when it is done.",
             epilog=f"example: llmsvc {verb} mistral",
         )
@@ -35,25 +35,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             metavar="MODEL",
             help="default: " + ("the model of the next boot" if verb == "start" else "the one that runs"),
         )
+        if verb != "stop":
+            add_force(parser)
         parser.set_defaults(command=function)
-    status = subparsers.add_parser(
-        "status",
-        help="what runs, since when, and whether it answers",
-        description="Shows the model, the proxy and where clients connect. Needs no root.",
-        epilog="example: llmsvc status --json",
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Adds --force, as every command has it that starts a model."""
+    parser.add_argument(
+        "--force", action="store_true", help="start it without a look at checksum and free memory"
     )
-    status.set_defaults(command=_status)
 
 
 def _start(arguments: argparse.Namespace) -> Result:
     from llmsvc.library import store
-    from llmsvc.systemd import manager
 
     default = store.default_model()
     name = arguments.model or default
     if not name:
         raise NotFoundError("no model is the default", hint="llmsvc model list; llmsvc model use NAME")
-    switching.act(manager.switch, name)
+    switching.start(name, force=arguments.force, quiet=_as_json(arguments))
     text = f"{name} is ready."
     if name != default:
         text += f" It runs until the next boot; 'llmsvc model use {name}' keeps it."
@@ -61,13 +62,18 @@ def _start(arguments: argparse.Namespace) -> Result:
 
 
 def _stop(arguments: argparse.Namespace) -> Result:
+    from llmsvc.library import store
     from llmsvc.systemd import manager
 
     name = arguments.model or manager.active_model()
     if not name:
         return Result({"model": None, "state": "inactive"}, "No model runs.")
-    manager.stop(name)
-    return Result({"model": name, "state": "inactive"}, f"{name} is stopped.")
+    switching.stop(name, quiet=_as_json(arguments))
+    default = store.default_model()
+    text = f"{name} is stopped."
+    if default:
+        text += f" {default} starts at the next boot; 'llmsvc start' starts it now."
+    return Result({"model": name, "state": "inactive"}, text)
 
 
 def _restart(arguments: argparse.Namespace) -> Result:
@@ -77,52 +83,9 @@ def _restart(arguments: argparse.Namespace) -> Result:
     name = arguments.model or manager.active_model() or store.default_model()
     if not name:
         raise NotFoundError("no model runs, and none is the default", hint="llmsvc model list")
-    switching.act(manager.restart, name)
+    switching.restart(name, force=arguments.force, quiet=_as_json(arguments))
     return Result({"model": name, "state": "active"}, f"{name} is ready.")
 
 
-def _status(arguments: argparse.Namespace) -> Result:
-    from llmsvc import client, config
-    from llmsvc.library import store
-    from llmsvc.systemd import manager
-
-    instances = manager.instances()
-    socket, proxy = manager.states([manager.SOCKET, manager.PROXY])
-    base_url = config.load().base_url
-    try:
-        answers = client.get_json(base_url, "/ready", timeout=5)[0] == 200
-    except Error:
-        answers = False
-    default = store.default_model()
-    data = {
-        "models": [dataclasses.asdict(s) | {"model": manager.instance_name(s.unit)} for s in instances],
-        "default_model": default,
-        "proxy": dataclasses.asdict(proxy),
-        "socket": dataclasses.asdict(socket),
-        "base_url": base_url,
-        "ready": answers,
-    }
-    lines = []
-    for instance in instances:
-        lines.append(_line("model", manager.instance_name(instance.unit), instance))
-    if not instances:
-        lines.append("model    none runs" + (f"; 'llmsvc start' starts {default}" if default else ""))
-    lines.append(f"default  {default or 'none'}")
-    lines.append(_line("proxy", "auth-proxy", proxy))
-    lines.append(f"clients  {base_url}  {'ready' if answers else 'NOT READY'}")
-    return Result(data, "\n".join(lines))
-
-
-def _line(kind: str, name: str, state: State) -> str:
-    from llmsvc.library import progress
-
-    parts = [f"{kind:<8} {name}", f"{state.active} ({state.sub})"]
-    if state.active == "active":
-        parts.append(f"since {state.since}")
-    elif state.result != "success":
-        parts.append(f"result {state.result}")
-    if state.memory:
-        parts.append(progress.size(state.memory))
-    if state.text:
-        parts.append(state.text)
-    return "  ".join(parts)
+def _as_json(arguments: argparse.Namespace) -> bool:
+    return getattr(arguments, "json", False)

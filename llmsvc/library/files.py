@@ -1,7 +1,8 @@
 """The model files in LLAMA_MODELS_DIR: how one gets in complete and checked, or not at all.
 
 What is on its way lies in a work directory below `.incoming`, which only root can enter. Beside each
-FILE.gguf stands FILE.gguf.sha256, as sha256sum(1) reads and writes it, with the file's origin in a comment.
+FILE.gguf stands FILE.gguf.sha256, as sha256sum(1) reads and writes it. Comments in it tell the file's
+origin, and what the file looked like when the sum was last found right.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmsvc import atomic
-from llmsvc.errors import ConflictError, Error
+from llmsvc.errors import ConflictError, Error, ModelError
 from llmsvc.library.progress import size as human
 
 RESERVE = 512 << 20
@@ -27,14 +28,19 @@ RESERVE = 512 << 20
 _CHUNK = 1 << 20
 _SUM = re.compile(r"([0-9a-f]{64})  ", re.MULTILINE)
 _ORIGIN = re.compile(r"# source: (.*)$", re.MULTILINE)
+_CHECKED = re.compile(r"# checked: (.*)$", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What is known of a model file: its contents' sha256 and where it came from (str of a Source)."""
+    """What is known of a model file: its contents' sha256 and where it came from (str of a Source).
+
+    :ivar checked: _stamp() of the file when the sum was last found right; empty if that is not known
+    """
 
     sha256: str
     origin: str
+    checked: str = dataclasses.field(default="", compare=False)
 
 
 def record(file: Path) -> Record | None:
@@ -43,8 +49,8 @@ def record(file: Path) -> Record | None:
         text = file.with_name(f"{file.name}.sha256").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-    digest, origin = _SUM.search(text), _ORIGIN.search(text)
-    return Record(digest[1], origin[1] if origin else "") if digest else None
+    digest, origin, checked = (pattern.search(text) for pattern in (_SUM, _ORIGIN, _CHECKED))
+    return Record(digest[1], origin[1] if origin else "", checked[1] if checked else "") if digest else None
 
 
 def find(directory: Path, origin: str) -> Path | None:
@@ -165,13 +171,53 @@ def copy(file: Path, directory: Path) -> Path:
     return target
 
 
-def sha256(file: Path) -> str:
-    """The contents' sha256, in hexadecimal."""
-    digest = hashlib.sha256()
+def sha256(file: Path, progress: Callable[[int], None] | None = None) -> str:
+    """The contents' sha256, in hexadecimal.
+
+    :param progress: called with the bytes read so far
+    """
+    digest, done = hashlib.sha256(), 0
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done)
     return digest.hexdigest()
+
+
+def check(file: Path, progress: Callable[[int], None] | None = None) -> None:
+    """Compares a file with its recorded sum; one without a record is fine.
+
+    It is read only if it, or the record, is not as it was when the sum was last found right.
+
+    :raises ModelError: the contents are others; or the file is gone
+    """
+    made = record(file)
+    if made is None:
+        return
+    try:
+        stamp = _stamp(file, made.sha256)
+        if made.checked == stamp:
+            return
+        found = sha256(file, progress)
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", file=file) from None
+    if found != made.sha256:
+        raise ModelError(
+            f"is damaged, or another file: its sha256 is {found}, and {made.sha256} is recorded",
+            file=file,
+            hint="remove the model and add it again",
+        )
+    if stamp == _stamp(file, made.sha256):
+        # who may not write here, as members of llmsvc-admin, reads it again the next time
+        with contextlib.suppress(OSError):
+            _write_record(file, made)
+
+
+def _stamp(file: Path, sha256: str) -> str:
+    status = file.stat()
+    return f"{sha256} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
 
 
 def publish(staged: Path, targets: list[Path], made: Record) -> tuple[Path, bool]:
@@ -196,13 +242,15 @@ def replace(staged: Path, target: Path, made: Record) -> None:
         staged.chmod(0o644)
     with staged.open("rb") as stream:
         os.fsync(stream.fileno())
-    _write_record(target, made)
+    _write_record(target, made, like=staged)
     staged.replace(target)
 
 
-def _write_record(file: Path, made: Record) -> None:
-    text = f"# source: {made.origin}\n{made.sha256}  {file.name}\n"
-    atomic.write(file.with_name(f"{file.name}.sha256"), text, 0o644)
+def _write_record(file: Path, made: Record, like: Path | None = None) -> None:
+    """Writes that `file`, or what is to become it, has this sum now."""
+    lines = [f"# source: {made.origin}"] if made.origin else []
+    lines += [f"# checked: {_stamp(like or file, made.sha256)}", f"{made.sha256}  {file.name}", ""]
+    atomic.write(file.with_name(f"{file.name}.sha256"), "\n".join(lines), 0o644)
 
 
 def _same(staged: Path, target: Path, made: Record) -> bool:

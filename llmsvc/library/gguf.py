@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llmsvc.errors import ModelError
+from llmsvc.library import geometry
+from llmsvc.library.geometry import Geometry
 
 MAX_KEYS = 16384
 MAX_TENSORS = 65536
@@ -31,14 +33,16 @@ _SCALARS = {
 }
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
-# (elements in a block, bytes of a block) by ggml's type number: ggml.c, type_traits.
-_BLOCKS = {
+BLOCKS = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
     10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
     16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
     23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
     34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18), 42: (64, 18),
 }  # fmt: skip
+"""(elements in a block, bytes of a block) by ggml's type number: ggml.c, type_traits."""
+_REPACKED = {2, 12, 20}
+"""Types that llama.cpp copies into another order for the CPU: ggml-cpu/repack.cpp, for AVX2."""
 
 # general.file_type: llama.h, enum llama_ftype.
 _QUANTIZATIONS = {
@@ -68,6 +72,9 @@ class Header:
     parameters: int
     """Weights, counted over the tensors."""
     has_chat_template: bool
+    geometry: Geometry
+    repacked: int
+    """Bytes of the tensors that llama.cpp copies on a CPU, beside the file that it maps."""
 
 
 class _BrokenError(Exception):
@@ -175,8 +182,9 @@ def _header(reader: _Reader) -> Header:
         raise _BrokenError("holds no tensors" if not tensors else f"claims {tensors} tensors")
     if keys > MAX_KEYS:
         raise _BrokenError(f"claims {keys} metadata keys")
-    values = _metadata(reader, keys)
+    values, vocabulary = _metadata(reader, keys)
     architecture = _identity(values)
+    parameters, repacked = _tensors(reader, tensors, _alignment(values))
     file_type = _number(values, "general.file_type")
     return Header(
         size=reader.size,
@@ -186,14 +194,20 @@ def _header(reader: _Reader) -> Header:
         quantization=_QUANTIZATIONS.get(-1 if file_type is None else file_type),
         context_length=_number(values, f"{architecture}.context_length"),
         block_count=_number(values, f"{architecture}.block_count"),
-        parameters=_tensors(reader, tensors, _alignment(values)),
+        parameters=parameters,
         has_chat_template=bool(values.get("tokenizer.chat_template")),
+        geometry=geometry.read(values, architecture, vocabulary),
+        repacked=repacked,
     )
 
 
-def _metadata(reader: _Reader, keys: int) -> dict[str, object]:
-    """The scalars and (cut) texts of the metadata; arrays are skipped."""
+def _metadata(reader: _Reader, keys: int) -> tuple[dict[str, object], int]:
+    """The scalars and (cut) texts of the metadata, and the size of the vocabulary.
+
+    Arrays are skipped, but for the short ones of numbers that geometry.py wants, which become tuples.
+    """
     values: dict[str, object] = {}
+    vocabulary = 0
     for _ in range(keys):
         key = reader.text()
         kind = reader.u32()
@@ -205,13 +219,18 @@ def _metadata(reader: _Reader, keys: int) -> dict[str, object]:
             item, count = reader.u32(), reader.u64()
             if item == _STRING:
                 reader.skip_strings(count)
+                if key == "tokenizer.ggml.tokens":
+                    vocabulary = count
+            elif item in _SCALARS and key.endswith(geometry.PER_LAYER) and count <= geometry.MAX_LAYERS:
+                scalar = _SCALARS[item]
+                values[key] = tuple(scalar.unpack(reader.take(scalar.size))[0] for _ in range(count))
             elif item in _SCALARS:
                 reader.skip(count * _SCALARS[item].size)
             else:
                 raise _BrokenError(f"has an array of unknown type {item}")
         else:
             raise _BrokenError(f"has a value of unknown type {kind}")
-    return values
+    return values, vocabulary
 
 
 def _identity(values: dict[str, object]) -> str:
@@ -248,10 +267,9 @@ def _alignment(values: dict[str, object]) -> int:
     return alignment
 
 
-def _tensors(reader: _Reader, count: int, alignment: int) -> int:
-    """Checks that the data of all tensors lies within the file; returns the number of weights."""
-    parameters = 0
-    end = 0
+def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int]:
+    """Checks that the data of all tensors lies within the file; returns Header.parameters and .repacked."""
+    parameters = repacked = end = 0
     for _ in range(count):
         name = reader.text()
         dimensions = reader.u32()
@@ -260,18 +278,22 @@ def _tensors(reader: _Reader, count: int, alignment: int) -> int:
         shape = struct.unpack(f"<{dimensions}Q", reader.take(8 * dimensions))
         kind, offset = reader.u32(), reader.u64()
         elements = 1
-        for length in shape:
-            elements *= length
+        for width in shape:
+            elements *= width
         # A type that came after this table was written: then only the offset can be checked.
-        per_block, block_bytes = _BLOCKS.get(kind, (1, 0))
+        per_block, block_bytes = BLOCKS.get(kind, (1, 0))
         if shape[0] % per_block or offset % alignment or elements >= 1 << 48:
             raise _BrokenError(f"has an impossible tensor {printable(name)}")
         parameters += elements
-        end = max(end, offset + elements // per_block * block_bytes)
+        length = elements // per_block * block_bytes
+        end = max(end, offset + length)
+        # the embedding is looked up, not multiplied, and stays as it is
+        if kind in _REPACKED and dimensions > 1 and shape[1] % 8 == 0 and not name.startswith("token_embd"):
+            repacked += length
     data = -(-reader.position // alignment) * alignment
     if data + end > reader.size:
         raise _BrokenError(f"is truncated: {reader.size} bytes of at least {data + end}")
-    return parameters
+    return parameters, repacked
 
 
 def printable(text: object) -> str | None:

@@ -27,7 +27,7 @@ _ENTERED = {
 """The property that says when a unit got into a state."""
 _PROPERTIES = ",".join(
     (
-        "Id,LoadState,ActiveState,SubState,Result,StatusText,ExecMainStatus,MainPID,MemoryCurrent",
+        "Id,LoadState,ActiveState,SubState,Result,StatusText,ExecMainStatus,MainPID",
         *_ENTERED.values(),
     )
 )
@@ -56,8 +56,6 @@ class State:
     exit_status: int
     pid: int
     """Its main process; 0 where there is none."""
-    memory: int | None
-    """Bytes, where the kernel accounts them."""
 
 
 class StartError(Error):
@@ -100,7 +98,6 @@ def states(units: list[str]) -> list[State]:
     found = []
     for block in blocks:
         values = dict(line.partition("=")[::2] for line in block.splitlines())
-        memory = values.get("MemoryCurrent", "")
         found.append(
             State(
                 unit=values.get("Id", ""),
@@ -112,7 +109,6 @@ def states(units: list[str]) -> list[State]:
                 since=_epoch(values.get(_ENTERED.get(values.get("ActiveState", ""), ""), "")),
                 exit_status=int(values.get("ExecMainStatus") or 0),
                 pid=int(values.get("MainPID") or 0),
-                memory=int(memory) if memory.isdigit() else None,
             )
         )
     return found

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llmsvc.cli import main, model
+from llmsvc.cli import main, model, switching
 from llmsvc.library import store
-from llmsvc.systemd import manager
+from llmsvc.systemd import journal, manager
 from tests.unit.library.ggufs import gguf
 
 Run = Callable[..., tuple[int, str, str]]
@@ -43,6 +43,10 @@ def systemd(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise manager.StartError(name, "it is a dud", ["loading", "it is a dud"])
 
     monkeypatch.setattr(manager, "switch", switch)
+    monkeypatch.setattr(manager, "instances", lambda: [])
+    monkeypatch.setattr(manager, "memory_limits", lambda units: {})
+    monkeypatch.setattr(journal, "note", lambda *about: None)
+    monkeypatch.setattr(switching, "_NOTHING_SECONDS", 0)
     monkeypatch.setattr(manager, "daemon_reload", lambda: asked.append("daemon-reload"))
     monkeypatch.setattr(model, "_daemon_reload", manager.daemon_reload)
     return asked
@@ -65,8 +69,9 @@ def test_add_tells_where_things_are_and_reloads(
 def test_every_command_has_json(run: Run, models: Path, model_file: Path) -> None:
     added = json.loads(run("add", model_file, "--name", "m", "--copy", "--json")[1])
     assert (added["name"], added["changed"], added["linked"]) == ("m", True, False)
-    listed = json.loads(run("list", "--json")[1])
-    assert listed == [
+    (listed,) = json.loads(run("list", "--json")[1])
+    assert 0 < listed.pop("memory") <= listed.pop("memory_needed")
+    assert [listed] == [
         {
             "name": "m",
             "file": str(models / "m.gguf"),
@@ -79,6 +84,8 @@ def test_every_command_has_json(run: Run, models: Path, model_file: Path) -> Non
             "default": False,
             "active": False,
             "problem": None,
+            "memory_needed_gpu": 0,
+            "fits": True,
         }
     ]
     shown = json.loads(run("show", "m", "--json")[1])
@@ -99,8 +106,9 @@ def test_people_get_tables(run: Run, model_file: Path) -> None:
     assert "sudo llmsvc model add smollm2" in run("list")[1]
     run("add", model_file, "--name", "m")
     header, row = run("list")[1].splitlines()
-    assert header.split() == ["NAME", "FILE", "SIZE", "QUANTIZATION", "CONTEXT", "DEFAULT", "ACTIVE"]
-    assert row.split() == ["m", "m.gguf", "3", "kB", "Q4_K_M", "2048", "no", "no"]
+    columns = ["NAME", "FILE", "SIZE", "QUANTIZATION", "CONTEXT", "MEMORY", "FITS", "DEFAULT", "ACTIVE"]
+    assert header.split() == columns
+    assert row.split() == ["m", "m.gguf", "3", "kB", "Q4_K_M", "2048", "89", "MB", "yes", "no", "no"]
     store.env_file("bad").write_text("MODEL=/gone.gguf\n")
     assert "/gone.gguf: cannot be read" in run("list")[1]
     assert "chat template  yes" in run("show", "m")[1]

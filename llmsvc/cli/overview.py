@@ -1,0 +1,145 @@
+"""Gathers what `llmsvc status` shows, from systemd, the proxy and what the units' hooks left. Any of them may
+be missing, and none of it needs root."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmsvc.errors import Error, UnavailableError
+
+if TYPE_CHECKING:
+    from llmsvc.systemd.manager import State
+
+_STALE_SECONDS = 25.0
+"""The proxy writes its status every 10 s at least; an older one tells of the past."""
+_READY_SECONDS = 3.0
+_ORDER = ("active", "deactivating", "activating", "failed")
+"""Of several instances the first of these is the one that matters."""
+_FROM_PROXY = (
+    "running",
+    "waiting",
+    "held_since",
+    "tokens_per_second",
+    "database",
+    "ledger_backlog",
+    "last_switch",
+)
+
+
+def gather() -> dict[str, Any]:
+    """The state of everything, as --json shows it; times are Unix times, None is what cannot be known now.
+
+    :raises SettingError: config.env is wrong, so that nobody knows where the proxy should be
+    """
+    from llmsvc import config, paths
+    from llmsvc.library import store
+
+    base_url = config.load(paths.CONFIG_ENV).base_url
+    proxy = _proxy_status(paths.PROXY_STATUS)
+    instances, units = _units()
+    rollback = _read(paths.ROLLBACK)
+    retry_at = rollback.get("retry_at") if rollback else None
+    now = _model(instances, proxy)
+    return {
+        "ready": _ready(base_url),
+        **now,
+        **{key: proxy.get(key) for key in _FROM_PROXY},
+        "rollback": rollback,
+        "retry_at": retry_at if now["model"] is None and retry_at and retry_at > time.time() - 60 else None,
+        "default_model": store.default_model(),
+        "base_url": base_url,
+        "systemd": instances is not None,
+        "proxy_tells": bool(proxy),
+        "models": [_unit(state) for state in instances or []],
+        "proxy": units.get("proxy"),
+        "socket": units.get("socket"),
+    }
+
+
+def _units() -> tuple[list[State] | None, dict[str, dict[str, Any]]]:
+    """The instances, and the proxy's units; None and nothing where systemd does not run."""
+    from llmsvc.systemd import manager
+
+    try:
+        socket, proxy = manager.states([manager.SOCKET, manager.PROXY])
+        return manager.instances(), {"socket": _unit(socket), "proxy": _unit(proxy)}
+    except UnavailableError:
+        return None, {}
+
+
+def _unit(state: State) -> dict[str, Any]:
+    from llmsvc.systemd import manager
+
+    return {
+        "unit": state.unit,
+        "model": manager.instance_name(state.unit) if state.unit.startswith("llama-server@") else None,
+        "active": state.active,
+        "sub": state.sub,
+        "result": state.result,
+        "since": state.since,
+        "memory": _memory(state),
+        "text": state.text,
+    }
+
+
+def _memory(state: State) -> int | None:
+    """What its process holds; not every kernel accounts it, and what it does leaves out shared pages."""
+    from llmsvc.library import memory
+
+    return memory.resident(state.pid) if state.pid else None
+
+
+def _model(instances: list[State] | None, proxy: dict[str, Any]) -> dict[str, Any]:
+    """What the models do now: the one that answers or leaves, and the one that comes."""
+    from llmsvc.systemd import manager
+
+    shown = dict.fromkeys(("model", "state", "since", "memory", "coming", "progress"))
+    if instances is None:  # the proxy sees directories, and knows no more
+        shown |= {key: proxy.get(key) for key in ("model", "since", "coming", "progress")}
+        return shown
+    found = {state.active.replace("reloading", "active"): state for state in instances}
+    state = next((found[active] for active in _ORDER if active in found), None)
+    if state is None:
+        return shown | {"state": "inactive"}
+    shown |= {"state": state.active, "since": state.since, "memory": _memory(state)}
+    if state.active in ("active", "reloading", "deactivating"):
+        shown["model"] = manager.instance_name(state.unit)
+    if coming := found.get("activating"):
+        shown |= {"coming": manager.instance_name(coming.unit), "progress": _percent(coming.text)}
+    elif state.active == "deactivating":
+        shown["coming"] = manager.queued_start()
+    return shown
+
+
+def _percent(text: str) -> int | None:
+    found = re.search(r"(\d+) ?%", text)
+    return int(found[1]) if found else None
+
+
+def _ready(base_url: str) -> bool:
+    """Whether requests are answered now."""
+    from llmsvc import client
+
+    try:
+        return client.get_json(base_url, "/ready", timeout=_READY_SECONDS)[0] == 200
+    except Error:
+        return False
+
+
+def _proxy_status(file: Path) -> dict[str, Any]:
+    """The proxy's own file; empty where there is none, or only an old one."""
+    told = _read(file) or {}
+    return told if time.time() - told.get("at", 0) < _STALE_SECONDS else {}
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is none that makes sense."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and isinstance(told.get("at"), (int, float)) else None

@@ -1,0 +1,159 @@
+"""Whether a model fits into memory: an estimate from its header and settings against what is free.
+
+The constants were measured with llama-cpp-python 0.3.36; tests/engine/test_fit.py compares with processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from llmsvc.errors import Error
+from llmsvc.library import gguf, memory
+from llmsvc.library.progress import size
+from llmsvc.library.settings import DEFAULT_N_CTX, ModelSettings
+
+_PROGRAM = 87_000_000
+"""Bytes of a backend without a model: Python, its modules and llama.cpp."""
+_PER_TOKEN_OF_VOCABULARY = 150
+_TYPICAL_TOKENS = 768
+"""Tokens of a request that `memory` is told for."""
+_CUDA = 400_000_000
+"""Bytes that CUDA takes for itself, on the GPU and in the process."""
+_F16 = 1
+_STEP = 256
+"""llama.cpp rounds a context up to this many tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Bytes that a model takes with a context of n_ctx tokens."""
+
+    n_ctx: int
+    memory: int
+    """What its process has resident soon after its start, mapped weights included."""
+    needed: int
+    """What must be free in RAM for it to work with the whole context in use."""
+    needed_gpu: int
+    """The same on GPUs; 0 where it uses none."""
+    weights: int
+    cache: int
+    """Keys and values of the context."""
+
+    def __str__(self) -> str:
+        work = max(self.needed + self.needed_gpu - self.weights - self.cache, 0)
+        return f"{size(self.weights)} weights, {size(self.cache)} context, {size(work)} to work with"
+
+
+class FitError(Error):
+    """A model does not fit into the memory that is free now."""
+
+
+def context(settings: ModelSettings, header: gguf.Header) -> int:
+    """Tokens of context that the model will start with."""
+    trained = header.context_length or DEFAULT_N_CTX
+    wanted: int | None = settings["N_CTX"]
+    return min(trained, DEFAULT_N_CTX) if wanted is None else wanted or trained
+
+
+def estimate(settings: ModelSettings, header: gguf.Header, n_ctx: int | None = None) -> Estimate:
+    """What the model takes.
+
+    :param n_ctx: instead of that of the settings
+    """
+    shape = header.geometry
+    n_ctx = -(-(n_ctx or context(settings, header)) // _STEP) * _STEP
+    batch = min(_batch(settings, n_ctx), n_ctx)
+    cache = _cache(settings, header, n_ctx)
+
+    def work(tokens: int) -> int:
+        """Intermediate results of one batch that sees so many tokens: activations, mask, and the attention
+        scores as f32 and as f16."""
+        per_token = 4 if settings["FLASH_ATTN"] else 4 + (4 + 2) * shape.heads
+        return batch * (4 * (2 * shape.feed_forward + 6 * shape.embedding) + per_token * tokens)
+
+    logits = 4 * shape.vocabulary * (n_ctx + batch) if settings["LOGITS_ALL"] else 0
+    program = _PROGRAM + _PER_TOKEN_OF_VOCABULARY * shape.vocabulary
+    share = memory.gpu_share(settings, header)
+    on_gpu = round(share * header.size)
+    cache_on_gpu = round(share * cache) if settings["OFFLOAD_KQV"] else 0
+    needed_gpu = 0
+    if share:
+        program += _CUDA
+        # a GPU's buffers are taken whole at the start, for the largest batch with all its logits
+        reserved = max(work(n_ctx), 4 * batch * shape.vocabulary)
+        needed_gpu = on_gpu + cache_on_gpu + reserved + _CUDA
+    in_ram = program + header.size - on_gpu + cache - cache_on_gpu
+    # the copies stand beside the mapped originals, which the kernel drops when memory gets short
+    copies = header.repacked if settings["USE_MMAP"] and not share else 0
+    return Estimate(
+        n_ctx=n_ctx,
+        memory=in_ram + copies + (0 if share else work(min(n_ctx, _TYPICAL_TOKENS))),
+        needed=in_ram + (0 if share else work(n_ctx)) + logits,
+        needed_gpu=needed_gpu,
+        weights=header.size,
+        cache=cache,
+    )
+
+
+def _batch(settings: ModelSettings, n_ctx: int) -> int:
+    """Tokens that are computed at once, as backend/engine.py sets them."""
+    keys = ("N_BATCH", "N_UBATCH")
+    return min(n_ctx if settings["EMBEDDING"] and k not in settings.lines else settings[k] for k in keys)
+
+
+def _cache(settings: ModelSettings, header: gguf.Header, n_ctx: int) -> int:
+    total = 0.0
+    for key, values in (("TYPE_K", header.geometry.key_values), ("TYPE_V", header.geometry.value_values)):
+        kind = settings[key]
+        per_block, block_bytes = gguf.BLOCKS[_F16 if kind is None else kind]
+        total += n_ctx * values * block_bytes / per_block
+    return round(total)
+
+
+def fits(wanted: Estimate, room: memory.Room) -> bool:
+    """Whether there is room for it."""
+    return wanted.needed <= room.free and (room.gpu is None or wanted.needed_gpu <= room.gpu)
+
+
+def largest_context(settings: ModelSettings, header: gguf.Header, room: memory.Room) -> int | None:
+    """The largest N_CTX that fits, in steps of 256 up to the one that is set; None if none does."""
+    low, high = 0, -(-context(settings, header) // _STEP)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(estimate(settings, header, middle * _STEP), room):
+            low = middle
+        else:
+            high = middle - 1
+    return low * _STEP or None
+
+
+def check(settings: ModelSettings, header: gguf.Header, room: memory.Room) -> None:
+    """:raises FitError: it does not fit: with the numbers, who holds the rest, and the context that would"""
+    wanted = estimate(settings, header)
+    if fits(wanted, room):
+        return
+    on_gpu = wanted.needed <= room.free
+    needed, free = (wanted.needed_gpu, room.gpu or 0) if on_gpu else (wanted.needed, room.free)
+    where = "GPU memory" if on_gpu else "memory"
+    kept = room.limit if not on_gpu and room.limit else "is free"
+    largest = largest_context(settings, header, room)
+    advice = [
+        f"N_CTX={largest} in {settings.file} would fit"
+        if largest
+        else "no context fits: a smaller model or quantization is needed"
+    ]
+    if not on_gpu and not room.limit:
+        advice += [f"much memory is held by {', '.join(map(str, room.holders))}"] if room.holders else []
+    raise FitError(
+        f"{settings.name} does not fit: it needs {size(needed)} of {where} with N_CTX={wanted.n_ctx} "
+        f"({wanted}), and {size(free)} {kept}"
+        + (f" once {room.running} has stopped" if room.running else ""),
+        hint="; ".join(advice),
+        details={
+            "needed": needed,
+            "free": free,
+            "n_ctx": wanted.n_ctx,
+            "largest_n_ctx": largest,
+            "holders": [dataclasses.asdict(holder) for holder in room.holders],
+        },
+    )

@@ -1,0 +1,61 @@
+"""The shape of a model, as far as it decides how much memory a context takes, from its GGUF's metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+MAX_LAYERS = 1024
+PER_LAYER = (".attention.head_count", ".attention.head_count_kv", ".feed_forward_length")
+"""Ends of the keys that may be one number or an array of one a layer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """What of a model the context's memory depends on; 0 where the file is silent."""
+
+    vocabulary: int
+    """Tokens."""
+    embedding: int
+    """Width of the model."""
+    feed_forward: int
+    """Width of the widest feed-forward layer."""
+    heads: int
+    """Attention heads of the layer that has most."""
+    key_values: int
+    """Numbers that one token adds to the key cache, over all layers."""
+    value_values: int
+    """The same for the value cache."""
+
+
+def read(values: Mapping[str, object], architecture: str, vocabulary: int) -> Geometry:
+    """The geometry in the metadata; numbers that make no sense count as absent.
+
+    A sliding window is not looked at: llama-cpp-python keeps the whole context for all layers (swa_full).
+    """
+
+    def number(key: str) -> int:
+        return max(_numbers(values.get(f"{architecture}.{key}")), default=0)
+
+    layers = min(number("block_count"), MAX_LAYERS)
+    embedding, heads = number("embedding_length"), number("attention.head_count")
+    head = embedding // heads if heads else 0
+    of_layers = _numbers(values.get(f"{architecture}.attention.head_count_kv")) or (heads,)
+    if len(of_layers) == 1:
+        of_layers *= layers
+    # the last layers of some models read the cache of earlier ones
+    own = max(layers - number("attention.shared_kv_layers"), 0)
+    kv_heads = sum(of_layers[:own])
+    return Geometry(
+        vocabulary=vocabulary,
+        embedding=embedding,
+        feed_forward=number("feed_forward_length"),
+        heads=heads,
+        key_values=kv_heads * (number("attention.key_length") or head),
+        value_values=kv_heads * (number("attention.value_length") or head),
+    )
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    items = value if isinstance(value, tuple) else (value,)
+    return tuple(item for item in items if type(item) is int and 0 <= item < 1 << 24)

@@ -1,0 +1,160 @@
+"""How much memory a model may take on this machine now: what is free, what the running model gives back,
+what the unit's slice allows, and who holds the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import pwd
+import shutil
+from pathlib import Path
+
+from llmsvc import process
+from llmsvc.errors import Error, UnavailableError
+from llmsvc.library.gguf import Header, printable
+from llmsvc.library.progress import size
+from llmsvc.library.settings import ModelSettings
+from llmsvc.systemd import manager
+
+_PROC = Path("/proc")
+_NAMED = 3
+_WORTH_NAMING = 100_000_000
+"""Bytes; processes that hold less are not named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """A process that holds memory; bytes that cannot be taken from it."""
+
+    name: str
+    pid: int
+    user: str
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid}, {self.user}) {size(self.bytes)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """Memory for the next model, in bytes, once the running one has stopped.
+
+    :ivar gpu: memory of all GPUs; None where it cannot be asked
+    :ivar running: the model that has to stop for it; None if none runs
+    :ivar limit: what bounds `free` if it is not the machine's memory, as `is allowed by ...`
+    """
+
+    free: int
+    gpu: int | None = None
+    running: str | None = None
+    limit: str | None = None
+    holders: tuple[Holder, ...] = ()
+
+
+def room(name: str | None = None) -> Room:
+    """The room for model `name`, or for one whose unit has no limit of its own."""
+    free = _kilobytes(_PROC / "meminfo").get("MemAvailable", 0)
+    running, pid, limits = None, 0, {}
+    with contextlib.suppress(UnavailableError):
+        for instance in manager.instances():
+            if instance.pid:
+                running, pid = manager.instance_name(instance.unit), instance.pid
+        limits = manager.memory_limits([manager.SLICE, *([manager.unit(name)] if name else [])])
+    if pid:
+        free += _held(pid)
+    limit = None
+    for unit, allowed in limits.items():
+        if allowed < free:
+            free, limit = allowed, f"is allowed by MemoryMax= of {unit}"
+    return Room(
+        free=free,
+        gpu=_gpu_free(pid),
+        running=running if running != name else None,
+        limit=limit,
+        holders=_holders(pid),
+    )
+
+
+def gpu_share(settings: ModelSettings, header: Header) -> float:
+    """The part of the model that goes to GPUs, 0.0 to 1.0."""
+    wanted: int | None = settings["N_GPU_LAYERS"]
+    if settings["GPU"] == "none" or wanted == 0 or not has_gpu():
+        return 0.0
+    # the output counts as one more layer
+    layers = (header.block_count or 1) + 1
+    return 1.0 if wanted is None or wanted < 0 else min(wanted / layers, 1.0)
+
+
+def has_gpu() -> bool:
+    """Whether llama.cpp here was built for NVIDIA's GPUs, and their driver's tool is there to ask."""
+    found = importlib.util.find_spec("llama_cpp")
+    if not found or not found.origin or not shutil.which("nvidia-smi", path=process.PATH):
+        return False
+    return any(Path(found.origin).with_name("lib").glob("libggml-cuda*"))
+
+
+def _gpu_free(pid: int) -> int | None:
+    """Free memory of all GPUs together, with what process `pid` will give back."""
+    if not has_gpu():
+        return None
+    mebibytes = 0
+    try:
+        for row in _nvidia_smi("--query-gpu=memory.free"):
+            mebibytes += int(row)
+        for row in _nvidia_smi("--query-compute-apps=pid,used_memory"):
+            owner, _, used = row.partition(",")
+            mebibytes += int(used) if int(owner) == pid else 0
+    except (Error, ValueError):
+        return None
+    return mebibytes << 20
+
+
+def _nvidia_smi(query: str) -> list[str]:
+    return process.run(["nvidia-smi", query, "--format=csv,noheader,nounits"]).stdout.split("\n")[:-1]
+
+
+def resident(pid: int) -> int | None:
+    """Bytes that the process has in memory, mapped files included; None where there is no such process."""
+    return _kilobytes(_PROC / str(pid) / "status").get("VmRSS")
+
+
+def _held(pid: int) -> int:
+    """Bytes that come free when the process ends and are not available already, as mapped files are."""
+    status = _kilobytes(_PROC / str(pid) / "status")
+    held = status.get("RssAnon", 0) + status.get("RssShmem", 0)
+    return held + (status.get("RssFile", 0) if status.get("VmLck") else 0)
+
+
+def _holders(except_pid: int) -> tuple[Holder, ...]:
+    """The processes that hold most, largest first."""
+    found = []
+    for directory in _PROC.glob("[0-9]*"):
+        pid = int(directory.name)
+        held = _held(pid)
+        if held >= _WORTH_NAMING and pid != except_pid:
+            found.append((held, pid))
+    holders = []
+    for held, pid in sorted(found, reverse=True)[:_NAMED]:
+        with contextlib.suppress(OSError):
+            name = printable((_PROC / str(pid) / "comm").read_text(errors="replace")) or "?"
+            holders.append(Holder(name, pid, _user((_PROC / str(pid)).stat().st_uid), held))
+    return tuple(holders)
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _kilobytes(file: Path) -> dict[str, int]:
+    """The lines `Name: 12 kB` of a file in /proc, in bytes; none where it is gone or may not be read."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for line in file.read_text(errors="replace").splitlines():
+            words = line.split()
+            if len(words) == 3 and words[2] == "kB":
+                found[words[0][:-1]] = int(words[1]) * 1024
+    return found
