@@ -106,12 +106,15 @@ def routes(services: Services) -> FastAPI:
     def limits(record: KeyRecord) -> dict[str, str]:
         return {} if record.hidden else _texts(services.window.headers(record.user_id, record.rate_limit))
 
-    def models() -> list[dict[str, Any]]:
-        backend = services.upstream.backend
-        if backend is not None:
-            return [_model(name, backend.created, backend.context) for name in (backend.name, "current")]
-        coming = services.upstream.coming
-        return [_model(name, started, None) for name in ([coming] if coming else []) + ["current"]]
+    def models(record: KeyRecord) -> list[dict[str, Any]]:
+        loaded, coming = services.switcher.loaded, services.upstream.coming
+        if loaded is not None:
+            known = [_model(name, loaded.created, loaded.context) for name in (loaded.name, "current")]
+        else:
+            known = [_model(name, started, None) for name in ([coming] if coming else []) + ["current"]]
+        names = [model["id"] for model in known]
+        others = [name for name in services.switcher.choices(record) if name not in names]
+        return known + [_model(name, services.switcher.since(name), None) for name in others]
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -119,18 +122,18 @@ def routes(services: Services) -> FastAPI:
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
-        is_ready = services.upstream.backend is not None and services.keys.database_ok
+        is_ready = services.switcher.loaded is not None and services.keys.database_ok
         return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
 
     @app.get("/v1/models")
     async def list_models(request: Request) -> JSONResponse:
         record = authenticate(request)
-        return JSONResponse({"object": "list", "data": models()}, headers=limits(record))
+        return JSONResponse({"object": "list", "data": models(record)}, headers=limits(record))
 
     @app.get("/v1/models/{model_id}")
     async def show_model(request: Request, model_id: str) -> JSONResponse:
         record = authenticate(request)
-        known = models()
+        known = models(record)
         found = next((model for model in known if model["id"] == model_id), None)
         if found is None:
             raise model_not_found(model_id, known[0]["id"])

@@ -36,6 +36,8 @@ from llmsvc.proxy.ledger import Ledger, new_request_id
 from llmsvc.proxy.limits import Window
 from llmsvc.proxy.poison import Poison
 from llmsvc.proxy.status import Speed
+from llmsvc.proxy.switcher import Switcher
+from llmsvc.proxy.unloaded import Unloaded
 from llmsvc.proxy.upstream import Upstream
 from llmsvc.systemd.journal import Journal
 
@@ -64,6 +66,7 @@ class Services:
     window: Window
     queue: FairQueue
     upstream: Upstream
+    switcher: Switcher
     poison: Poison
     speed: Speed
     ledger: Ledger
@@ -97,6 +100,7 @@ class Exchange:
         self._at_backend = False
         self._sent: float | None = None
         self._expected: str | None = None
+        self._wants: str | None = None
         self._model: str | None = None
         self._queued: float = 0.0
         self._held: float = 0.0
@@ -157,8 +161,10 @@ class Exchange:
         timer.cancel()
         self._request_bytes = len(raw)
         self._body = body.parse(raw)
+        self._wants = services.switcher.wanted(record, self._body.model)
+        if services.switcher.loaded is not None:
+            self._check_model(services.switcher.loaded)
         if services.queue.backend is not None:
-            self._check_model(services.queue.backend)
             self._check_poison(services.queue.backend)
         self._expected = services.upstream.expects(self._body.model)
         services.queue.check(record.user_id)
@@ -167,8 +173,10 @@ class Exchange:
         if self._body.stream:
             self._timers.append(loop.call_later(_SILENCE_SECONDS, self._help, self._break_silence))
 
-    def _check_model(self, backend: Backend) -> None:
+    def _check_model(self, backend: Backend | Unloaded) -> None:
         assert self._body is not None
+        if self._wants is not None:
+            return  # it waits until that one is loaded
         model = self._body.model
         if not backend.answers_to(model) and self._services.config.llama_proxy_other_model == "refuse":
             if self._expected is not None:
@@ -215,7 +223,14 @@ class Exchange:
         since, outages = time.monotonic(), queue.outage_seconds()
         deadline = since + self._services.config.llama_proxy_queue_seconds - self._queued
         try:
-            return await queue.acquire(self.record.user_id, deadline, first=first, held=self._held)
+            return await queue.acquire(
+                self.record.user_id,
+                deadline,
+                first=first,
+                held=self._held,
+                wants=self._wants,
+                name=self.record.username,
+            )
         finally:
             self._queued += time.monotonic() - since
             self._held += queue.outage_seconds() - outages

@@ -19,11 +19,15 @@ from llmsvc.proxy.errors import KEY_REVOKED
 from llmsvc.proxy.exchange import Exchange, Services
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.incidents import Incidents
+from llmsvc.proxy.installed import Installed
 from llmsvc.proxy.ledger import Ledger
 from llmsvc.proxy.limits import Window
 from llmsvc.proxy.poison import Poison
 from llmsvc.proxy.server import Server
+from llmsvc.proxy.starting import Systemd
 from llmsvc.proxy.status import Speed, Status
+from llmsvc.proxy.switcher import Manager, Switcher
+from llmsvc.proxy.unloaded import Memory
 from llmsvc.proxy.upstream import Upstream
 from llmsvc.systemd import activation, journal
 
@@ -36,12 +40,14 @@ class Places:
     :param instances: directory in which the backends have their sockets
     :param incidents: directory in which the units' hooks tell of crashes and rollbacks
     :param status: file that tells what the proxy is doing
+    :param models_d: directory with the settings of the installed models
     """
 
     state: Path
     instances: Path = paths.RUN_INSTANCES
     incidents: Path = paths.RUN
     status: Path = paths.PROXY_STATUS
+    models_d: Path = paths.MODELS_D
 
 
 def main() -> int:
@@ -58,8 +64,17 @@ def main() -> int:
     return run(settings, pepper, Places(state), sockets)
 
 
-def run(settings: Config, pepper: bytes, places: Places, sockets: list[socket.socket]) -> int:
-    """Runs the proxy on these sockets until SIGTERM. Returns the exit status."""
+def run(
+    settings: Config,
+    pepper: bytes,
+    places: Places,
+    sockets: list[socket.socket],
+    manager: Manager | None = None,
+) -> int:
+    """Runs the proxy on these sockets until SIGTERM. Returns the exit status.
+
+    :param manager: who starts and stops models; systemd by default
+    """
     log = journal.setup("auth-proxy")
     running: set[Exchange] = set()
 
@@ -84,6 +99,14 @@ def run(settings: Config, pepper: bytes, places: Places, sockets: list[socket.so
             window=Window(settings.llama_proxy_rate_limit, settings.llama_proxy_rate_window_seconds),
             queue=queue,
             upstream=Upstream(places.instances, queue, incidents, poison),
+            switcher=Switcher(
+                settings,
+                queue,
+                Installed(places.models_d),
+                Memory(places.state / "unloaded.json"),
+                manager or Systemd(),
+                log,
+            ),
             poison=poison,
             speed=Speed(),
             ledger=Ledger(places.state / "ledger.spool", conninfo),

@@ -114,6 +114,7 @@ class Server(uvicorn.Server):
         await services.upstream.scan()
         self._start(services.upstream.run())
         self._start(services.queue.sweep())
+        self._start(services.switcher.run())
         self._start(services.ledger.run())
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(services.keys.first_attempt.wait(), _FIRST_KEYS_SECONDS)

@@ -1,0 +1,73 @@
+"""Starts and stops models through systemd, as the proxy may, without ever holding up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+from llmsvc.systemd import manager, rollback
+
+_REASON_SECONDS = 2.0
+_POLL_SECONDS = 0.1
+
+
+class Systemd:
+    """The Manager of a Switcher that is real."""
+
+    async def start(self, model: str, running: str | None) -> None:
+        """See Manager."""
+        await _in_thread(lambda: _start(model, running))
+
+    async def stop(self, model: str) -> None:
+        """See Manager."""
+        await _in_thread(lambda: manager.stop(model))
+
+
+def _start(model: str, running: str | None) -> None:
+    began = time.time()
+    try:
+        manager.demand(model, running)
+    except manager.StartError as error:
+        if error.lines:
+            raise
+        # we may not read the journal, but the rollback may, and leaves word
+        reason = _reason(model, began)
+        if reason is None:
+            raise
+        raise manager.StartError(model, reason, []) from None
+
+
+def _reason(model: str, began: float) -> str | None:
+    until = time.monotonic() + _REASON_SECONDS
+    while time.monotonic() < until:
+        last = rollback.last()
+        if last is not None and last.failed == model and last.at >= began:
+            return last.reason or None
+        time.sleep(_POLL_SECONDS)
+    return None
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Runs it in a thread of its own: asyncio's would hold up our end for as long as a model loads."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def end(error: Exception | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error else done.set_result(None)
+
+    def run() -> None:
+        error = None
+        try:
+            work()
+        except Exception as problem:  # raised where it is awaited
+            error = problem
+        # the loop is closed where the process ends meanwhile
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(end, error)
+
+    threading.Thread(target=run, name="systemctl", daemon=True).start()
+    await done
