@@ -33,6 +33,7 @@ def run(
     stdin: str | None = None,
     env: Mapping[str, str] | None = None,
     keep_env: Sequence[str] = (),
+    seconds: float | None = None,
     hint: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program with a clean environment and returns its result, stdout and stderr as text.
@@ -41,7 +42,8 @@ def run(
     :param stdin: text for its standard input; nothing by default
     :param env: variables to add
     :param keep_env: names of our own variables to pass on beside the few that always are
-    :raises UnavailableError: the program is not installed
+    :param seconds: kill it after this time
+    :raises UnavailableError: the program is not installed, or it took too long
     """
     args = [os.fspath(a) for a in argv]
     clean = (
@@ -56,8 +58,11 @@ def run(
             text=True,
             errors="replace",
             env=clean,
+            timeout=seconds,
             check=False,
         )
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"{args[0]} did not end within {seconds:g} s", hint=hint) from None
     except FileNotFoundError:
         raise UnavailableError(f"{args[0]} is not installed", hint=hint) from None
     if check and done.returncode:

@@ -16,18 +16,23 @@ from llmsvc.proxy.ledger import Ledger
 _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
+_START_SECONDS = 30.0
 _DATABASE_SECONDS = 30.0
 _SPOOL_FILLING = 0.75
 _SPOOL_FINE = 0.5
 
 
-def start_unit(kind: str) -> None:
+def start_unit(kind: str) -> threading.Thread:
     """Starts the alert's unit without waiting for anything; a failure is a line in the journal."""
 
     def start() -> None:
         unit = f"llmsvc-alert@{kind}.service"
         try:
-            done = run(["systemctl", "start", "--no-block", "--no-ask-password", unit], check=False)
+            done = run(
+                ["systemctl", "start", "--no-block", "--no-ask-password", unit],
+                check=False,
+                seconds=_START_SECONDS,
+            )
         except (Error, OSError) as error:
             _log.warning("%s cannot be started: %s", unit, error)
             return
@@ -35,7 +40,9 @@ def start_unit(kind: str) -> None:
             _log.warning("%s cannot be started: %s", unit, done.stderr.strip())
 
     # a daemon: neither the proxy nor its end waits for a systemd that does not answer
-    threading.Thread(target=start, name=f"alert-{kind}", daemon=True).start()
+    thread = threading.Thread(target=start, name=f"alert-{kind}", daemon=True)
+    thread.start()
+    return thread
 
 
 class Alerts:
@@ -44,7 +51,9 @@ class Alerts:
     :param alert: told the kind of trouble
     """
 
-    def __init__(self, keys: KeyDirectory, ledger: Ledger, alert: Callable[[str], None] = start_unit) -> None:
+    def __init__(
+        self, keys: KeyDirectory, ledger: Ledger, alert: Callable[[str], object] = start_unit
+    ) -> None:
         self._keys = keys
         self._ledger = ledger
         self._alert = alert

@@ -1,8 +1,8 @@
 """The HTTP server: systemd's sockets, readiness, watchdog, and a stop that loses no request.
 
 On SIGTERM we stop accepting; systemd keeps the listening sockets, so new connections wait there for the next
-process. Connections that were accepted already get a moment to send their request, and all requests, running
-or waiting, are served for a while.
+process, or are refused where systemd is about to close the sockets too. Connections that were accepted
+already get a moment to send their request, and all requests, running or waiting, are served for a while.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from llmsvc.errors import Error
+from llmsvc.process import run
 from llmsvc.proxy import limits
 from llmsvc.proxy.alerts import Alerts
 from llmsvc.proxy.app import Application
@@ -28,6 +30,7 @@ from llmsvc.proxy.errors import STOPPING
 from llmsvc.proxy.exchange import BUFFER_ANSWER, Services
 from llmsvc.proxy.status import Status, keep
 from llmsvc.systemd import notify
+from llmsvc.systemd.manager import SOCKET
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ _FIRST_KEYS_SECONDS = 1.0
 _STATUS_SECONDS = 0.2
 _SAVE_SECONDS = 5.0
 _GIVE_UP_SECONDS = 3
+_ASK_SECONDS = 1.0
 _KEEPALIVE_SECONDS = 75
 # what was read at once of a body may come on top of a head
 _HEAD_BYTES = 512 * 1024
@@ -136,6 +140,10 @@ class Server(uvicorn.Server):
         services = self._services
         deadline = time.monotonic() + services.config.llama_proxy_drain_seconds
         notify.stopping(f"finishing {len(services.running)} requests")
+        refusing = [sock.dup() for sock in sockets or []] if await asyncio.to_thread(_socket_stops) else []
+        for sock in refusing:
+            # to close our copy would not do: systemd's accepts connections until we have ended
+            sock.shutdown(socket.SHUT_RD)
         for server in self.servers:
             server.close()
         for sock in sockets or []:
@@ -156,6 +164,9 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
         await self._stop()
+        for sock in refusing:
+            # systemd would take a socket that hung up for a failure
+            sock.listen()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Notes the signal; a second one ends the waiting. It is not raised again: this was a good end."""
@@ -205,6 +216,15 @@ class Server(uvicorn.Server):
             await asyncio.sleep(_SAVE_SECONDS)
             dump = self._services.window.dump()
             await asyncio.to_thread(limits.save, dump, self._window_file)
+
+
+def _socket_stops() -> bool:
+    """Whether systemd has a job for our socket: it is stopped or restarted with us."""
+    try:
+        shown = run(["systemctl", "show", "-p", "Job", "--value", SOCKET], check=False, seconds=_ASK_SECONDS)
+    except Error:
+        return False
+    return shown.stdout.strip() not in ("", "0")
 
 
 async def _watchdog(seconds: float) -> None:
