@@ -168,6 +168,13 @@ CONFIG: tuple[env.Setting, ...] = (
         "PostgreSQL: TLS over TCP, as libpq names it.",
     ),
     env.Setting(
+        "LLAMA_LEDGER_RETENTION_DAYS",
+        env.integer(0, 36500),
+        "90",
+        "How long the rows of requests are kept; their sums stay when the night removes them. 0: for ever.",
+        "days",
+    ),
+    env.Setting(
         "LLAMA_MODELS_DIR",
         env.absolute_path,
         str(paths.MODELS),
@@ -202,6 +209,7 @@ class Config:
     postgres_auth_db: str
     postgres_auth_user: str
     postgres_auth_sslmode: str
+    llama_ledger_retention_days: int
     llama_models_dir: Path
 
     @property

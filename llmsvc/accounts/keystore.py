@@ -1,4 +1,4 @@
-"""The keys of users: made, listed and revoked. Keys of hidden users do not exist for these functions."""
+"""The keys of users: made, listed, replaced and revoked. Keys of hidden users do not exist here."""
 
 from __future__ import annotations
 
@@ -15,17 +15,27 @@ from llmsvc.errors import ConflictError, NotFoundError, UsageError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@ -]{0,62}\Z")
 NAME_RULE = "letters, digits, '.', '_', '@', '-' and blanks, at most 63, the first a letter or digit"
 
-_SELECT = """
-SELECT k.id, u.username, k.name, k.prefix, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
+STATE = """CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked'
+            WHEN k.expires_at <= now() THEN 'expired'
+            WHEN NOT u.enabled THEN 'disabled'
+            ELSE 'active' END"""
+"""SQL: what may be done with key `k` of user `u`."""
+
+_SELECT = f"""
+SELECT k.id, u.username, k.name, k.prefix, k.created_at, k.expires_at, k.revoked_at, k.last_used_at,
+       {STATE} AS state
   FROM llama_api_keys k
   JOIN llama_users u ON u.id = k.user_id
  WHERE NOT u.hidden
-"""
+"""  # noqa: S608 - no value is in it
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What is known about a key; the key itself is not. `prefix` is its beginning."""
+    """What is known about a key; the key itself is not. `prefix` is its beginning.
+
+    `state` is active, expired, revoked, or disabled, as its user is.
+    """
 
     id: int
     username: str
@@ -35,6 +45,7 @@ class Key:
     expires_at: datetime.datetime | None
     revoked_at: datetime.datetime | None
     last_used_at: datetime.datetime | None
+    state: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +56,18 @@ class NewKey:
     key: Key
 
 
-def add(connection: Connection, pepper: bytes, username: str, *, name: str | None = None) -> NewKey:
+def add(
+    connection: Connection,
+    pepper: bytes,
+    username: str,
+    *,
+    name: str | None = None,
+    expires_at: datetime.datetime | None = None,
+) -> NewKey:
     """A new key for a user.
 
     :param name: what the user's keys are told apart by; without it `key-1`, `key-2`, …
+    :param expires_at: when it ends by itself; aware of its zone
     :raises NotFoundError: there is no such user
     :raises UsageError: the name is not allowed
     :raises ConflictError: the user has a key of that name
@@ -67,9 +86,9 @@ def add(connection: Connection, pepper: bytes, username: str, *, name: str | Non
         name = f"key-{count + 1}"
     secret = keys.generate()
     created = connection.execute(
-        "INSERT INTO llama_api_keys (user_id, name, prefix, digest) VALUES (%s, %s, %s, %s)"
+        "INSERT INTO llama_api_keys (user_id, name, prefix, digest, expires_at) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT (user_id, name) WHERE revoked_at IS NULL DO NOTHING RETURNING id",
-        [user.id, name, keys.display_prefix(secret), keys.digest(pepper, secret)],
+        [user.id, name, keys.display_prefix(secret), keys.digest(pepper, secret), expires_at],
     ).fetchone()
     if created is None:
         raise ConflictError(
@@ -79,20 +98,53 @@ def add(connection: Connection, pepper: bytes, username: str, *, name: str | Non
     return NewKey(secret, _select(connection, "k.id = %s", created[0])[0])
 
 
-def active(connection: Connection, username: str | None = None) -> list[Key]:
+def active(connection: Connection, username: str | None = None, *, revoked: bool = False) -> list[Key]:
     """All keys that are not revoked, or those of one user; by user and age.
 
+    :param revoked: those as well
     :raises NotFoundError: there is no such user
     """
+    condition = "true" if revoked else "k.revoked_at IS NULL"
     if username is None:
-        return _select(connection, "k.revoked_at IS NULL")
-    return _select(connection, "k.revoked_at IS NULL AND u.id = %s", users.get(connection, username).id)
+        return _select(connection, condition)
+    return _select(connection, f"{condition} AND u.id = %s", users.get(connection, username).id)
+
+
+def rotate(
+    connection: Connection,
+    pepper: bytes,
+    which: str,
+    *,
+    grace: datetime.timedelta,
+    expires_at: datetime.datetime | None = None,
+) -> tuple[NewKey, Key]:
+    """A new key with the name of the old one, and the old one, renamed, which ends after `grace`.
+
+    :param which: as for find()
+    :param expires_at: when the new key ends; without it, it lives as long as the old one was made for
+    :raises ConflictError: the key is revoked
+    """
+    old = find(connection, which)
+    if old.revoked_at:
+        raise ConflictError(
+            f"key {old.prefix}… ({old.username}/{old.name}) is revoked, there is nothing to replace",
+            hint=f"'llmsvc key add {old.username}' makes a new one",
+        )
+    if expires_at is None and old.expires_at:
+        expires_at = datetime.datetime.now(datetime.timezone.utc) + (old.expires_at - old.created_at)
+    connection.execute(
+        "UPDATE llama_api_keys SET name = %s,"
+        " expires_at = least(expires_at, now() + %s), revoked_at = CASE WHEN %s THEN now() END WHERE id = %s",
+        [f"{old.name[:40]}.old-{old.id}", grace, not grace, old.id],
+    )
+    new = add(connection, pepper, old.username, name=old.name, expires_at=expires_at)
+    return new, _select(connection, "k.id = %s", old.id)[0]
 
 
 def revoke(connection: Connection, which: str) -> Key:
     """Ends a key for good and returns it; one that was revoked before stays as it is.
 
-    :param which: the id, the beginning of the key as lists show it, or USERNAME/NAME
+    :param which: the id, the beginning of the key as lists show it, USERNAME/NAME, or a NAME that is unique
     :raises NotFoundError: there is no such key
     :raises ConflictError: there are several keys with that beginning
     """
@@ -117,6 +169,8 @@ def find(connection: Connection, which: str) -> Key:
     elif slash:
         shown = which
         found = _select(connection, "u.username = %s AND k.name = %s", username, name)
+    elif found := _select(connection, "k.name = %s AND k.revoked_at IS NULL", which):
+        shown = which
     else:
         raise UsageError(
             f"{which[:80]!r} does not name a key",
@@ -127,7 +181,7 @@ def find(connection: Connection, which: str) -> Key:
         raise NotFoundError(f"there is no key {shown}", hint="see 'llmsvc key list'")
     if len(found) > 1:
         ids = ", ".join(str(key.id) for key in found)
-        raise ConflictError(f"several keys begin with {shown}", hint=f"give the id, one of {ids}")
+        raise ConflictError(f"there are several keys {shown}", hint=f"give the id, one of {ids}")
     return found[0]
 
 

@@ -71,7 +71,7 @@ def create(
     :raises UsageError: the name is not allowed
     :raises ConflictError: the name is taken, or was taken by a user that is removed
     """
-    if not _NAME.match(username):
+    if not valid_name(username):
         raise UsageError(f"{username[:80]!r} cannot be a user name", hint=f"allowed: {NAME_RULE}")
     created = connection.execute(
         "INSERT INTO llama_users (username, role, rate_limit, may_switch) VALUES (%s, %s, %s, %s)"
@@ -83,12 +83,17 @@ def create(
     return get(connection, username)
 
 
+def valid_name(username: str) -> bool:
+    """Whether a user may be called so."""
+    return bool(_NAME.match(username))
+
+
 def get(connection: Connection, username: str) -> User:
     """The user of that name, also a disabled one.
 
     :raises NotFoundError: there is none, or it is removed
     """
-    if not _NAME.match(username):
+    if not valid_name(username):
         raise NotFoundError(f"there is no user {username[:80]!r}", hint="see 'llmsvc user list'")
     with connection.cursor(row_factory=class_row(User)) as cursor:
         user = cursor.execute(

@@ -11,7 +11,7 @@ from llmsvc.cli.output import Result
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "db",
-        help="create and migrate the database",
+        help="create, migrate and prune the database",
         description="The database with users, keys and the ledger of requests. 'llmsvc install' does all of "
         "this by itself.",
         epilog="example:\n  sudo llmsvc db migrate",
@@ -33,6 +33,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="example:\n  sudo llmsvc db migrate",
     )
     migrate.set_defaults(command=_migrate)
+    prune = verbs.add_parser(
+        "prune",
+        help="remove single requests that are older than the retention",
+        description="Removes the rows of requests that are older than LLAMA_LEDGER_RETENTION_DAYS of "
+        "config.env; 0 keeps them for ever. Their sums by day stay in 'llmsvc usage'. llmsvc-prune.timer "
+        "does it every night. It may be interrupted, and be run by several at once.",
+        epilog="example:\n  sudo llmsvc db prune --dry-run",
+    )
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    prune.set_defaults(command=_prune)
 
 
 def _init(args: argparse.Namespace) -> Result:
@@ -56,6 +66,30 @@ def _init(args: argparse.Namespace) -> Result:
 def _migrate(args: argparse.Namespace) -> Result:
     applied = _apply("db migrate")
     return Result({"migrations": applied}, f"applied {', '.join(applied)}" if applied else "nothing to do")
+
+
+def _prune(args: argparse.Namespace) -> Result:
+    from llmsvc.accounts import audit, retention
+    from llmsvc.cli.progress import ProgressLine
+
+    days = session.configuration().llama_ledger_retention_days
+    if not days:
+        return Result(
+            {"before": None, "rows": 0}, "nothing to do: LLAMA_LEDGER_RETENTION_DAYS=0 keeps all requests"
+        )
+    before = retention.boundary(days)
+    told = f"requests from before {before:%Y-%m-%d} UTC, {days} days ago"
+    with session.database() as connection:
+        if args.dry_run:
+            count = retention.due(connection, before)
+            return Result({"before": before, "rows": count}, f"would remove {count} {told}")
+        with ProgressLine(quiet=getattr(args, "json", False)) as line:
+            count = retention.prune(
+                connection, before, lambda done: line.show("removing requests", f"{done}")
+            )
+        if count:
+            audit.record(connection, "db prune", f"{count} {told}")
+    return Result({"before": before, "rows": count}, f"removed {count} {told}")
 
 
 def _apply(verb: str) -> list[str]:

@@ -10,7 +10,23 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import llmsvc
-from llmsvc.cli import alert, ask, db, install, key, model, output, processes, rollback, service, status, user
+from llmsvc.cli import (
+    alert,
+    ask,
+    audit,
+    db,
+    install,
+    key,
+    model,
+    output,
+    processes,
+    requests,
+    rollback,
+    service,
+    status,
+    usage,
+    user,
+)
 from llmsvc.errors import Error, UsageError
 
 _INTERRUPTED = 130
@@ -18,12 +34,28 @@ _BROKEN_PIPE = 141
 
 # Each verb file has add_parser(), which sets `command` to a function from the arguments to a Result, or, for
 # a command that runs on and prints for itself, to an exit code.
-_VERBS = (install, model, service, status, ask, user, key, db, rollback, alert, processes)
+_VERBS = (
+    install,
+    model,
+    service,
+    status,
+    ask,
+    user,
+    key,
+    usage,
+    requests,
+    audit,
+    db,
+    rollback,
+    alert,
+    processes,
+)
 
 _GROUPS = {
     "Set up": ("install",),
     "Models": ("model", "start", "stop", "restart", "status", "ask"),
     "People": ("user", "key"),
+    "Reports": ("usage", "requests", "audit"),
     "Database": ("db",),
     "Run by systemd": ("backend", "proxy", "rollback", "alert"),
 }

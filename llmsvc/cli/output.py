@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import datetime
+import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -21,11 +23,15 @@ class Table:
     """Rows for people. Cells may be text, numbers, booleans, datetimes and None.
 
     :ivar empty: what is printed instead where there are no rows
+    :ivar title: a line above it, also where there are no rows
+    :ivar right: headers of columns that stand to the right as numbers do
     """
 
     headers: Sequence[str]
     rows: Sequence[Sequence[object]]
     empty: str = "none"
+    title: str = ""
+    right: Collection[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,26 +82,39 @@ def json_text(data: object) -> str:
 
 def table_text(table: Table, *, bold: bool = False) -> str:
     """The table with aligned columns, columns of numbers to the right, one line a row."""
+    title = [table.title] if table.title else []
     if not table.rows:
-        return table.empty
-    rows = [[_cell(value) for value in row] for row in table.rows]
+        return "\n".join([*title, table.empty])
+    rows = [[cell(value) for value in row] for row in table.rows]
     headers = [header.upper() for header in table.headers]
     widths = [max(len(line[i]) for line in (headers, *rows)) for i in range(len(headers))]
     numeric = [
-        all(value is None or type(value) in (int, float) for value in column)
-        and any(value is not None for value in column)
-        for column in zip(*table.rows, strict=True)
+        header in table.right
+        or (
+            all(value is None or type(value) in (int, float) for value in column)
+            and any(value is not None for value in column)
+        )
+        for header, column in zip(table.headers, zip(*table.rows, strict=True), strict=True)
     ]
 
     def line(cells: Sequence[str]) -> str:
         parts = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(cells, widths, numeric, strict=True)
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(cells, widths, numeric, strict=True)
         )
         return "  ".join(parts).rstrip()
 
     head = line(headers)
-    return "\n".join([f"\x1b[1m{head}\x1b[0m" if bold else head, *map(line, rows)])
+    return "\n".join([*title, f"\x1b[1m{head}\x1b[0m" if bold else head, *map(line, rows)])
+
+
+def csv_text(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """CSV with a header line; datetimes as ISO 8601, None empty, and no cell that a spreadsheet would run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(headers)
+    writer.writerows([_csv_cell(value) for value in row] for row in rows)
+    return text.getvalue().removesuffix("\n")
 
 
 def duration(seconds: float) -> str:
@@ -118,7 +137,8 @@ def clock(epoch: float) -> str:
     return moment.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M")
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as tables show it."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -128,13 +148,20 @@ def _cell(value: object) -> str:
     return printable(str(value))
 
 
+def _csv_cell(value: object) -> object:
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    # some text comes from outside, such as the name that a front end gives its user
+    return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
+
+
 def printable(text: str) -> str:
     """Text without what could move the cursor or recolour a terminal: some of it comes from outside."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, datetime.datetime):
+    if isinstance(value, datetime.date):  # a datetime is one too
         return value.isoformat()
     if isinstance(value, Path):
         return str(value)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llmsvc import paths
-from llmsvc.errors import UnavailableError
+from llmsvc.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    import argparse
+
     from llmsvc.config import Config
     from llmsvc.database import Connection
 
@@ -64,3 +67,26 @@ def pepper(connection: Connection) -> bytes:
     value = keys.read_pepper(paths.PEPPER)
     meta.bind_pepper(connection, value)
     return value
+
+
+def one_format(args: argparse.Namespace) -> None:
+    """Raises UsageError if both --csv and --json are asked for."""
+    if getattr(args, "csv", False) and getattr(args, "json", False):
+        raise UsageError("--csv and --json are two formats", hint="choose one of them")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Asks on the terminal before what cannot be undone.
+
+    :param yes: do not ask
+    :raises UsageError: the answer is no, or nobody is there to ask
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "this cannot be undone, and there is no terminal to ask on", hint="add --yes to do it"
+        )
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was changed")

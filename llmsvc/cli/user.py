@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from llmsvc.cli import session, welcome
+from llmsvc.cli import key, session, welcome
 from llmsvc.cli.output import Result, Table
 from llmsvc.errors import UsageError
 
@@ -50,6 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="requests may start the model that they name, with LLAMA_PROXY_AUTOSWITCH=1",
     )
+    key.add_expires(add)
     add.add_argument("-q", "--quiet", action="store_true", help="print the key alone, for scripts")
     add.set_defaults(command=_add)
 
@@ -88,11 +89,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ("show", _show, "show a user and its keys"),
         ("disable", _disable, "refuse the user's keys until 'enable'"),
         ("enable", _enable, "accept the user's keys again"),
-        (
-            "remove",
-            _remove,
-            "revoke all keys for good; the name is never used again (to pause a user: 'disable')",
-        ),
     ):
         one = verbs.add_parser(
             verb,
@@ -102,6 +98,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         )
         one.add_argument("name", metavar="NAME", help="the user")
         one.set_defaults(command=command)
+
+    remove = verbs.add_parser(
+        "remove",
+        help="revoke all keys for good; the name is never used again (to pause a user: 'disable')",
+        description="Revokes all of the user's keys for good. What it used stays in the reports, and its "
+        "name is never used again. With --erase the name goes from the database as well: users, requests, "
+        "usage and audit then say erased-ID, which is never used again; its client addresses and names of "
+        "keys go too. The journal keeps the name until it is rotated. --erase also works on a user that "
+        "was removed before.",
+        epilog="example:\n  sudo llmsvc user remove alice\n  sudo llmsvc user remove alice --erase",
+    )
+    remove.add_argument("name", metavar="NAME", help="the user")
+    remove.add_argument("--erase", action="store_true", help="replace the name everywhere; cannot be undone")
+    remove.add_argument("--yes", action="store_true", help="do not ask before --erase")
+    remove.set_defaults(command=_remove)
 
 
 def _rate_limit(text: str) -> int:
@@ -126,7 +137,7 @@ def _add(args: argparse.Namespace) -> Result:
             rate_limit=args.rate_limit,
             may_switch=args.may_switch,
         )
-        new = keystore.add(connection, pepper, args.name)
+        new = keystore.add(connection, pepper, args.name, expires_at=args.expires)
         user = users.get(connection, args.name)
     base_url = session.configuration().base_url
     data = {"user": _data(user), "key": new.key, **welcome.details(base_url, new.secret)}
@@ -164,7 +175,7 @@ def _list(args: argparse.Namespace) -> Result:
 
 def _show(args: argparse.Namespace) -> Result:
     from llmsvc.accounts import keystore, users
-    from llmsvc.cli import key, output
+    from llmsvc.cli import output
 
     with session.database() as connection:
         user = users.get(connection, args.name)
@@ -214,9 +225,25 @@ def _set_enabled(name: str, enabled: bool) -> Result:
 def _remove(args: argparse.Namespace) -> Result:
     from llmsvc.accounts import users
 
+    if args.erase:
+        return _erase(args.name, yes=args.yes)
     with session.change("user remove", args.name) as connection:
         user = users.remove(connection, args.name)
     return Result(_data(user), f"user {args.name} is removed, {user.active_keys} key(s) revoked")
+
+
+def _erase(name: str, *, yes: bool) -> Result:
+    from llmsvc.accounts import audit, erasing
+
+    with session.database() as connection:
+        erasing.check(connection, name)
+        session.confirm(f"Remove user {name} and replace its name everywhere, for good?", yes=yes)
+        with connection.transaction():
+            new = erasing.erase(connection, name)
+            audit.record(connection, "user remove --erase", new)
+    return Result(
+        {"name": new, "state": "removed"}, f"the user is removed, and is {new} everywhere from now on"
+    )
 
 
 def _described(user: User) -> str:

@@ -169,7 +169,7 @@ def test_a_command_that_fails_changes_nothing(ready, database):
 
 
 def test_a_user_whose_key_cannot_be_made_is_not_made_either(ready, database, monkeypatch):
-    def no_key(*arguments):
+    def no_key(*arguments, **options):
         raise Error("no key today")
 
     monkeypatch.setattr(keystore, "add", no_key)
