@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import time
 import traceback
 from collections.abc import Callable
 
 from llmsvc import atomic, config, paths
 from llmsvc.backend import environment, loading
-from llmsvc.errors import Error
+from llmsvc.errors import EX_CONFIG, Error
 from llmsvc.library import gguf, settings
-from llmsvc.systemd import journal, notify
+from llmsvc.systemd import journal, manager, notify
 
 
 def main(name: str) -> int:
     """Loads the model NAME and serves it until SIGTERM.
 
-    :returns: the exit status: 0 stopped, 1 a failure that may pass, 78 one that no restart can mend
+    :returns: the exit status: 0 stopped; 78 it could not be loaded, and another model is to run instead; 1 it
+        failed later, and is to be started again
     """
     log = journal.setup("llama-server")
 
@@ -28,22 +30,24 @@ def main(name: str) -> int:
         loading.exit_now(0)
 
     loading.on_sigterm(stop)
+    status = EX_CONFIG
     try:
-        _serve(name, log)
+        serve = _load(name, log)
+        status = 1
+        serve()
     except Error as error:
         hint = f" (hint: {error.hint})" if error.hint else ""
         _failed(log, name, f"{error.message}{hint}")
-        # 2 to 6 mean something on the command line only
-        return error.exit_code if error.exit_code == 78 else 1
+        return status
     except MemoryError:
         _failed(log, name, "not enough memory")
-        return 1
+        return status
     except Exception as error:  # the journal gets one line whatever it is
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
         said = " ".join(str(error).split())[:200]
         _failed(log, name, f"unexpected {type(error).__name__} in {where}: {said}")
-        return 1
+        return status
     return 0
 
 
@@ -52,9 +56,14 @@ def _failed(log: journal.Journal, name: str, message: str) -> None:
     notify.status(f"Failed: {message}")
 
 
-def _serve(name: str, log: journal.Journal) -> None:
+def _load(name: str, log: journal.Journal) -> Callable[[], None]:
+    """Loads and tests the model; the function that it returns serves it, until SIGTERM."""
     begun = time.monotonic()
     model = settings.load(name)
+    # set by systemd; by hand, beside it, anybody may run what they like
+    if os.environ.get("RUNTIME_DIRECTORY") == str(paths.RUN_INSTANCES / name) and not manager.known(name):
+        # there is no Conflicts= for it, so another model runs on
+        raise Error("systemd does not know it yet", hint="systemctl daemon-reload, then start it again")
     max_body, drain = config.values("LLAMA_PROXY_MAX_BODY_BYTES", "LLAMA_PROXY_DRAIN_SECONDS")
     header = gguf.read_header(model.model)
     environment.clean(model["GPU"])
@@ -62,7 +71,7 @@ def _serve(name: str, log: journal.Journal) -> None:
     def stalled() -> None:
         idle = f"nothing read and nothing computed for {loading.STALL_SECONDS:g} s"
         _failed(log, name, f"loading does not move: {idle}")
-        loading.exit_now(1)
+        loading.exit_now(EX_CONFIG)
 
     progress = loading.Progress(model.model.name, paths.instance_loading(name))
     with loading.Watch(progress, stalled):
@@ -86,12 +95,16 @@ def _serve(name: str, log: journal.Journal) -> None:
     adapter = Adapter(engine, max_body_bytes=max_body + 4096, load_seconds=load_seconds)
     status = f"Serving {name} ({model.model.name}, {engine.n_ctx} tokens, {engine.device})"
     server = Server(adapter, engine, drain_seconds=drain, status=status)
-    server.run(sockets=[listener])
-    paths.instance_socket(name).unlink(missing_ok=True)
-    if adapter.jobs.busy_since():
-        # the drain is over and the model still computes: neither wait for that thread nor free its memory
-        loading.exit_now(0)
-    engine.close()
+
+    def serve() -> None:
+        server.run(sockets=[listener])
+        paths.instance_socket(name).unlink(missing_ok=True)
+        if adapter.jobs.busy_since():
+            # the drain is over and the model still computes: neither wait for that thread nor free its memory
+            loading.exit_now(0)
+        engine.close()
+
+    return serve
 
 
 def _gpu_lost(name: str) -> Callable[[str], None]:
