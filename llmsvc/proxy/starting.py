@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 
-from llmsvc.systemd import manager, rollback
-
-_REASON_SECONDS = 2.0
-_POLL_SECONDS = 0.1
+from llmsvc.systemd import manager
 
 
 class Systemd:
@@ -19,35 +15,11 @@ class Systemd:
 
     async def start(self, model: str, running: str | None) -> None:
         """See Manager."""
-        await _in_thread(lambda: _start(model, running))
+        await _in_thread(lambda: manager.demand(model, running))
 
     async def stop(self, model: str) -> None:
         """See Manager."""
         await _in_thread(lambda: manager.stop(model))
-
-
-def _start(model: str, running: str | None) -> None:
-    began = time.time()
-    try:
-        manager.demand(model, running)
-    except manager.StartError as error:
-        if error.lines:
-            raise
-        # we may not read the journal, but the rollback may, and leaves word
-        reason = _reason(model, began)
-        if reason is None:
-            raise
-        raise manager.StartError(model, reason, []) from None
-
-
-def _reason(model: str, began: float) -> str | None:
-    until = time.monotonic() + _REASON_SECONDS
-    while time.monotonic() < until:
-        last = rollback.last()
-        if last is not None and last.failed == model and last.at >= began:
-            return last.reason or None
-        time.sleep(_POLL_SECONDS)
-    return None
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

@@ -230,7 +230,7 @@ def demand(name: str, running: str | None) -> None:
         time.sleep(0.1)
     # systemd has no way to say this: --job-mode=fail drops the stop of a model that declares the conflict,
     # and two would run
-    if pending() or active_model() != running:
+    if jobs() or active_model() != running:
         raise ConflictError(f"{name} is not started for a request: another command is at work")
     _act("start", name)
 
@@ -257,22 +257,27 @@ def _act(verb: str, name: str) -> None:
             raise CanceledError(
                 f"another command came while {name} started", hint="see 'llmsvc status'"
             ) from None
-        lines = [entry["MESSAGE"] for entry in journal(unit(name), begin, 6)]
+        lines = [entry["MESSAGE"] for entry in journal(unit(name), begin, 6, about=True)]
         errors = [entry["MESSAGE"] for entry in journal(unit(name), begin, 3)]
-        reason = (errors or lines or [error.message])[-1].removeprefix(f"{name}: ")
+        # not everybody who may start a model may read the journal
+        told = state(unit(name)).text
+        told = told.removeprefix("Failed: ") if told.startswith("Failed: ") else error.message
+        reason = (errors or [told])[-1].removeprefix(f"{name}: ")
         raise StartError(name, reason, lines[-10:]) from None
 
 
-def journal(unit_name: str, since: float, priority: int) -> Iterator[dict[str, str]]:
+def journal(unit_name: str, since: float, priority: int, *, about: bool = False) -> Iterator[dict[str, str]]:
     """The journal entries of a unit's own processes, oldest first.
 
     :param since: seconds since the epoch
     :param priority: syslog priority, this one and graver
+    :param about: what systemd says of the unit too
     """
     output = run(
         [
             "journalctl", "--no-pager", "-q", "-o", "json", "--output-fields=MESSAGE,PRIORITY",
-            f"--since=@{since:.3f}", f"--priority={priority}", f"_SYSTEMD_UNIT={unit_name}",
+            f"--since=@{since:.3f}", f"--priority={priority}",
+            f"--unit={unit_name}" if about else f"_SYSTEMD_UNIT={unit_name}",
         ],
         check=False,
     ).stdout  # fmt: skip
