@@ -28,6 +28,7 @@ _FROM_PROXY = (
     "ledger_backlog",
     "last_switch",
 )
+_OF_ROLLBACK = ("at", "failed", "reason", "to", "retry_at")
 
 
 def gather() -> dict[str, Any]:
@@ -37,19 +38,17 @@ def gather() -> dict[str, Any]:
     """
     from llmsvc import config, paths
     from llmsvc.library import store
+    from llmsvc.systemd import rollback
 
     base_url = config.load(paths.CONFIG_ENV).base_url
     proxy = _proxy_status(paths.PROXY_STATUS)
     instances, units = _units()
-    rollback = _read(paths.ROLLBACK)
-    retry_at = rollback.get("retry_at") if rollback else None
-    now = _model(instances, proxy)
+    last = rollback.last()
     return {
         "ready": _ready(base_url),
-        **now,
+        **_model(instances, proxy),
         **{key: proxy.get(key) for key in _FROM_PROXY},
-        "rollback": rollback,
-        "retry_at": retry_at if now["model"] is None and retry_at and retry_at > time.time() - 60 else None,
+        "rollback": {key: getattr(last, key) for key in _OF_ROLLBACK} if last else None,
         "default_model": store.default_model(),
         "base_url": base_url,
         "systemd": instances is not None,
@@ -132,14 +131,8 @@ def _ready(base_url: str) -> bool:
 
 def _proxy_status(file: Path) -> dict[str, Any]:
     """The proxy's own file; empty where there is none, or only an old one."""
-    told = _read(file) or {}
-    return told if time.time() - told.get("at", 0) < _STALE_SECONDS else {}
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is none that makes sense."""
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return told if isinstance(told, dict) and isinstance(told.get("at"), (int, float)) else None
+        return told if time.time() - told["at"] < _STALE_SECONDS else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -150,8 +150,9 @@ def _model(found: dict[str, Any]) -> str:
         return f"{coming}  loading{percent}{_since(found['since'])}"
     if not found["systemd"]:
         return "unknown: systemd does not run here"
-    if found["retry_at"]:
-        return f"none  the next try to start one is at {clock(found['retry_at'])}"
+    last = found["rollback"]
+    if last and last["retry_at"]:
+        return f"none  {last['to']} is tried at {clock(last['retry_at'])}"
     default = found["default_model"]
     return "none" + (f"  'llmsvc start' starts {default}" if default else "")
 
@@ -180,9 +181,11 @@ def _switch(last: dict[str, Any]) -> str:
 
 def _rollback(found: dict[str, Any]) -> str:
     last = found["rollback"]
-    reason = f": {last['reason']}" if last.get("reason") else ""
-    went = f"went back to {last['to']}" if last.get("to") else "no other model was left"
-    return f"{last.get('failed')} failed at {clock(last['at'])}{reason}; {went}"
+    if last["retry_at"]:
+        went = f"{last['to']} is tried at {clock(last['retry_at'])}"
+    else:
+        went = f"went back to {last['to']}" if last["to"] else "no other model was left"
+    return f"{last['failed']} failed at {clock(last['at'])}; {went}; {last['reason']}"
 
 
 def _proxy(found: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@ told to the journal, and with the reason and what runs instead where it fails.""
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
@@ -11,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmsvc.cli.output import clock
+from llmsvc.cli.output import clock, printable
 from llmsvc.cli.progress import ProgressLine
 from llmsvc.errors import DeniedError, Error
 
 if TYPE_CHECKING:
     from llmsvc.systemd.manager import StartError, State
+    from llmsvc.systemd.rollback import Rollback
 
 Verb = Literal["start", "restart", "stop"]
 _LOOK_SECONDS = 0.25
@@ -24,7 +24,6 @@ _BACK_SECONDS = 300.0
 """How long a command waits for another model to be back, at most."""
 _NOTHING_SECONDS = 10.0
 """How long nothing at all may happen until it is clear that none comes back."""
-_SHOWN_LINES = 10
 _BIG = 500_000_000
 """Bytes of a file from which on its check takes long enough to be shown."""
 
@@ -131,7 +130,7 @@ def step(verb: Verb, name: str, states: list[State]) -> tuple[str, str]:
 
 def loading(name: str, text: str) -> tuple[str, str]:
     """The same of a model that loads, from its STATUS= line."""
-    if text.startswith("Testing"):
+    if text.startswith(("Testing", "Serving")):
         return f"testing {name}", ""
     percent = re.search(r"(\d+) ?%", text)
     return f"loading {name}", f"{percent[1]} %" if percent else ""
@@ -159,8 +158,8 @@ def _note(verb: Verb, name: str, old: str | None) -> None:
 
 def _explain(error: StartError, begin: float, line: ProgressLine) -> StartError:
     """Shows the journal's lines of the attempt and adds which model runs instead, once it is ready."""
-    for text in error.lines[-_SHOWN_LINES:] if len(error.lines) > 1 else []:
-        line.say(f"  {text}")
+    for text in error.lines:
+        line.say(f"  {printable(text)}")
     try:
         back, ready = _await_back(begin, line)
     except KeyboardInterrupt:
@@ -168,10 +167,10 @@ def _explain(error: StartError, begin: float, line: ProgressLine) -> StartError:
     if back:
         told = f"{back} is back, and answers" if ready else f"{back} is on its way back"
     else:
-        retry = _last_rollback(begin).get("retry_at")
-        told = "no model runs now" + (
-            f"; the next try is at {clock(retry)}" if isinstance(retry, (int, float)) else ""
-        )
+        last = _rollback_since(begin)
+        told = "no model runs now"
+        if last and last.retry_at:
+            told += f"; {last.to} is tried at {clock(last.retry_at)}"
     error.hint = f"{told}; {error.hint}"
     error.details = {
         "lines": error.lines,
@@ -207,16 +206,13 @@ def _await_back(begin: float, line: ProgressLine) -> tuple[str | None, bool]:
 
 
 def _gave_up(begin: float) -> bool:
-    last = _last_rollback(begin)
-    return bool(last) and last.get("to") is None
+    """Whether no other model is started for now."""
+    last = _rollback_since(begin)
+    return last is not None and (last.to is None or last.retry_at is not None)
 
 
-def _last_rollback(begin: float) -> dict[str, object]:
-    """What the rollback has told since `begin`, empty if nothing yet."""
-    from llmsvc import paths
+def _rollback_since(begin: float) -> Rollback | None:
+    from llmsvc.systemd import rollback
 
-    try:
-        told = json.loads(paths.ROLLBACK.read_text(encoding="utf-8"))
-        return told if isinstance(told, dict) and told["at"] >= begin else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    last = rollback.last()
+    return last if last and last.at >= begin else None

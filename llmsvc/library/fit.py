@@ -116,8 +116,9 @@ def fits(wanted: Estimate, room: memory.Room) -> bool:
 
 
 def largest_context(settings: ModelSettings, header: gguf.Header, room: memory.Room) -> int | None:
-    """The largest N_CTX that fits, in steps of 256 up to the one that is set; None if none does."""
-    low, high = 0, -(-context(settings, header) // _STEP)
+    """The largest N_CTX that fits, in steps of 256 up to what is set or trained; None if none does."""
+    most = context(settings, header)
+    low, high = 0, -(-min(most, header.context_length or most) // _STEP)
     while low < high:
         middle = (low + high + 1) // 2
         if fits(estimate(settings, header, middle * _STEP), room):

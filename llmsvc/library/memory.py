@@ -137,7 +137,7 @@ def _holders(except_pid: int) -> tuple[Holder, ...]:
     holders = []
     for held, pid in sorted(found, reverse=True)[:_NAMED]:
         with contextlib.suppress(OSError):
-            name = printable((_PROC / str(pid) / "comm").read_text(errors="replace")) or "?"
+            name = printable((_PROC / str(pid) / "comm").read_text(errors="replace").strip()) or "?"
             holders.append(Holder(name, pid, _user((_PROC / str(pid)).stat().st_uid), held))
     return tuple(holders)
 

@@ -158,7 +158,13 @@ def offer(name: str) -> bool:
     if not known(name):
         return False
     start = ["systemctl", "start", "--no-block", "--job-mode=fail", unit(name)]
-    return run(start, check=False).returncode == 0
+    if run(start, check=False).returncode:
+        return False
+    # that mode leaves out the stop of a model that declares the conflict itself: two would run
+    if running(but=name) or queued_start(but=name):
+        stop(name)
+        return False
+    return True
 
 
 def alert(kind: str) -> None:
@@ -166,11 +172,20 @@ def alert(kind: str) -> None:
     _systemctl("start", "--no-block", f"llmsvc-alert@{kind}.service", check=False)
 
 
-def queued_start() -> str | None:
-    """The model whose start waits for another one to stop."""
+def running(*, but: str | None = None) -> str | None:
+    """A model that is READY or on its way, other than `but`."""
+    for state in instances():
+        name = instance_name(state.unit)
+        if name != but and state.active in ("active", "reloading", "activating"):
+            return name
+    return None
+
+
+def queued_start(*, but: str | None = None) -> str | None:
+    """The model, other than `but`, whose start is queued or at work."""
     for line in _systemctl("list-jobs", "--plain", "--no-legend", "llama-server@*.service").splitlines():
         _job, unit_name, kind, *_ = line.split()
-        if kind in ("start", "restart"):
+        if kind in ("start", "restart") and instance_name(unit_name) != but:
             return instance_name(unit_name)
     return None
 
@@ -193,11 +208,6 @@ def daemon_reload() -> None:
     _systemctl("daemon-reload")
 
 
-def reset_failed(name: str) -> None:
-    """Forgets failures and the start limit of a model's unit; no error where there is nothing to forget."""
-    _systemctl("reset-failed", unit(name), check=False)
-
-
 def known(name: str) -> bool:
     """Whether the generator has written the exclusion of this model, without which it would be refused."""
     return paths.GENERATED_UNITS.joinpath(f"{unit(name)}.d", "50-llmsvc-exclusive.conf").exists()
@@ -213,7 +223,6 @@ def switch(name: str) -> None:
         if not paths.MODELS_D.joinpath(f"{name}.env").exists():
             raise NotFoundError(f"no model named {name}", hint="llmsvc model list shows what is there")
         daemon_reload()
-    reset_failed(name)
     _act("start", name)
 
 
@@ -242,7 +251,6 @@ def stop(name: str) -> None:
 
 def restart(name: str) -> None:
     """Restarts model `name`; returns once it answers. Raises as switch()."""
-    reset_failed(name)
     _act("restart", name)
 
 

@@ -43,7 +43,7 @@ def systemd(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise manager.StartError(name, "it is a dud", ["loading", "it is a dud"])
 
     monkeypatch.setattr(manager, "switch", switch)
-    monkeypatch.setattr(manager, "instances", lambda: [])
+    monkeypatch.setattr(manager, "instances", list)
     monkeypatch.setattr(manager, "memory_limits", lambda units: {})
     monkeypatch.setattr(journal, "note", lambda *about: None)
     monkeypatch.setattr(switching, "_NOTHING_SECONDS", 0)
