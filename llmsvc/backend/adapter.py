@@ -16,20 +16,22 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from llmsvc.backend import answers, bodies
+from llmsvc.backend import answers, bodies, bounded
 from llmsvc.backend.answers import Message, Receive, Scope, Send
 from llmsvc.backend.bodies import Request
+from llmsvc.backend.completion import Task
 from llmsvc.backend.engine import Engine
 from llmsvc.backend.jobs import Job, Jobs
 from llmsvc.backend.problem import ApiError, bad
 
 log = logging.getLogger(__name__)
 
+PREPARE_SECONDS = 20.0
+"""A request whose prompt is not made after so long is refused."""
 MAX_UNREAD_EVENTS = 20_000
 """Events of a stream that may wait for a client that does not read."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
-_TOO_LONG = re.compile(r"Requested tokens \((\d+)\) exceed context window of (\d+)")
 _CANCELLED = {
     "cancel": (499, "the request was cancelled", "request_cancelled"),
     "left": (499, "the client left", "request_cancelled"),
@@ -152,19 +154,20 @@ class Adapter:
         leaving = asyncio.create_task(_cancel_when_left(receive, job))
         try:
             if request.stream:
-                await answers.stream(send, events, job, request)
+                await answers.stream(send, events, job)
             else:
-                await answers.whole(send, events, job, request, base64=base64)
+                await answers.whole(send, events, job, base64=base64)
         finally:
             leaving.cancel()
             job.cancel("left")
             await producer
+            job.answer = None  # the job is remembered, its text is not
 
     async def _produce(self, job: Job, request: Request, events: Events) -> None:
         """Runs the request when its turn comes; the last thing in `events` is None or what went wrong."""
         problem: ApiError | None = None
         try:
-            await asyncio.to_thread(self._prepare, request)
+            job.task = await self._prepared(request, job)
             async with self._turn(job):
                 self._engine.begin(job)
                 try:
@@ -197,28 +200,16 @@ class Adapter:
         finally:
             self._slot.release()
 
-    def _prepare(self, request: Request) -> None:
-        """What takes time and needs the model's vocabulary, but not its turn."""
-        engine, body = self._engine, request.body
-        if request.schema is not None:
-            engine.check_schema(request.schema, "tools" if request.tool else "response_format")
-        if "input" in body:
-            for index, text in enumerate(body["input"]):
-                self._refuse_long(len(text.encode()), engine.n_batch + 1)
-                if (count := len(engine.tokenize(text))) > engine.n_batch:
-                    raise _too_long(count, engine.n_batch, f"input[{index}]")
-        else:
-            texts = [body["prompt"]] if "prompt" in body else [one["content"] for one in body["messages"]]
-            self._refuse_long(sum(len(text.encode()) for text in texts), engine.n_ctx)
-            for key in ("messages", "tools"):
-                if key in body:
-                    body[key] = engine.vocabulary.protect(body[key])
+    async def _prepared(self, request: Request, job: Job) -> Task | None:
+        """What takes time and needs the model's vocabulary and template, but not its turn.
 
-    def _refuse_long(self, text_bytes: int, limit: int) -> None:
-        """Refuses what is too long whatever its tokens are: making tokens of megabytes takes seconds."""
-        fewest = self._engine.vocabulary.fewest_tokens(text_bytes)
-        if fewest >= limit:
-            raise _too_long(fewest, limit, None)
+        :raises ApiError: 400, what the model cannot serve as it is
+        """
+        try:
+            return await bounded.run(lambda: self._engine.plan(request), job.unwanted, PREPARE_SECONDS)
+        except bounded.EndedError:
+            job.check()
+            raise bad("the chat template takes too long over these messages", "messages") from None
 
     def _explain(self, job: Job, failure: BaseException) -> ApiError:
         if job.cancelled:
@@ -226,12 +217,6 @@ class Adapter:
             return ApiError(status, message, code=code)
         if isinstance(failure, ApiError):
             return failure
-        if isinstance(failure, ValueError) and (match := _TOO_LONG.search(str(failure))):
-            return _too_long(int(match[1]), int(match[2]), None)
-        if not job.rendered and job.failure is failure:
-            # a template says in words of its own what it does not take, as "roles must alternate"
-            said = str(failure)[:200] if isinstance(failure, ValueError) else "it fails on them"
-            return bad(f"the chat template of this model does not take these messages: {said}", "messages")
         return _unexpected(job.request_id, failure)
 
 
@@ -289,11 +274,3 @@ def _request_id(scope: Scope) -> str:
         "latin-1"
     )
     return given if _REQUEST_ID.match(given) else str(uuid.uuid4())
-
-
-def _too_long(count: int, limit: int, param: str | None) -> ApiError:
-    return bad(
-        f"this model's context is {limit} tokens; the request has at least {count}",
-        param,
-        "context_length_exceeded",
-    )

@@ -1,4 +1,4 @@
-"""Turns an answer of llama_cpp.server's app into ours: headers with the first event, exact usage."""
+"""Sends answers: headers with the first event, exact usage, an error in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import base64 as base64_module
 import json
 import math
 import sys
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from llmsvc.backend import tools
-from llmsvc.backend.bodies import Request
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.problem import ApiError
 
@@ -65,13 +62,11 @@ async def whole(
     send: Send,
     events: asyncio.Queue[Message | ApiError | None],
     job: Job,
-    request: Request,
     *,
     base64: bool,
 ) -> None:
-    """Sends the app's answer as one JSON object with exact usage.
+    """Sends the answer in one piece, once the app is done.
 
-    :param base64: embeddings as base64 of little-endian float32
     :raises ApiError: the app failed
     """
     status, parts = 500, []
@@ -82,98 +77,59 @@ async def whole(
         raise message
     if status != 200:
         raise ApiError(500, "the model failed on this request")
-    answer = json.loads(b"".join(parts))
-    if request.path == "/v1/embeddings":
+    answer = job.answer
+    if answer is None:
+        answer = json.loads(b"".join(parts))
         job.prompt_tokens = answer["usage"]["prompt_tokens"]
         for item in answer["data"]:
             vector = _unit(item["embedding"])
             item["embedding"] = _packed(vector) if base64 else vector
     else:
         answer["usage"] = job.usage()
-    if request.tool:
-        tools.tidy_answer(answer)
     await send_json(send, 200, answer, job.request_id)
 
 
-async def stream(
-    send: Send, events: asyncio.Queue[Message | ApiError | None], job: Job, request: Request
-) -> None:
+async def stream(send: Send, events: asyncio.Queue[Message | ApiError | None], job: Job) -> None:
     """Sends the app's events as they come, the usage before `[DONE]`, or an error event at the end.
 
     :raises ApiError: the app failed before its first event
     """
-    sender = _Stream(send, job, request)
+    begun = complete = False
+
+    async def write(data: bytes) -> None:
+        await send({"type": "http.response.body", "body": data + b"\n\n", "more_body": True})
+
     while isinstance(message := await events.get(), MutableMapping):
         data = message.get("body", b"").strip()
-        if data.startswith(b"data: "):
-            await sender.event(data)
-    problem = message
-    if problem is None and not sender.complete:
-        problem = ApiError(500, "the model failed on this request")
-    await sender.end(problem)
-
-
-class _Stream:
-    def __init__(self, send: Send, job: Job, request: Request) -> None:
-        self.complete = False
-        self._send = send
-        self._job = job
-        self._request = request
-        self._first: dict[str, Any] | None = None
-        self._calls = False
-
-    async def event(self, data: bytes) -> None:
         if data == _DONE:
-            self.complete = True
-            return
-        if self._first is None:
-            self._first = json.loads(data[6:])
-            await self._start()
-        if self._request.tool:
-            data = self._tidied(data)
-        await self._write(data)
+            complete = True
+        elif data.startswith(b"data: "):
+            if not begun:
+                begun = True
+                await send(_stream_start(job.request_id))
+            await write(data)
+    problem = message
+    if problem is None and not (begun and complete):
+        problem = ApiError(500, "the model failed on this request")
+    if problem is not None and not begun:
+        raise problem
+    assert job.reply is not None
+    await write(b"data: " + encode(job.reply.usage(job.usage())))
+    if problem is None:
+        await write(_DONE)
+    else:
+        problem.usage = None
+        await write(b"data: " + encode(problem.body()))
+    await send({"type": "http.response.body", "body": b""})
 
-    async def end(self, problem: ApiError | None) -> None:
-        if self._first is None:
-            raise problem or ApiError(500, "the model failed on this request")
-        if problem is None:
-            await self._write(b"data: " + encode(self._usage(self._first)))
-            await self._write(_DONE)
-        else:
-            if problem.usage:
-                await self._write(b"data: " + encode(self._usage(self._first)))
-                problem.usage = None
-            await self._write(b"data: " + encode(problem.body()))
-        await self._send({"type": "http.response.body", "body": b""})
 
-    async def _start(self) -> None:
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-request-id", self._job.request_id.encode()),
-        ]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def _write(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data + b"\n\n", "more_body": True})
-
-    def _tidied(self, data: bytes) -> bytes:
-        chunk = json.loads(data[6:])
-        has_call = any(choice.get("delta", {}).get("tool_calls") for choice in chunk.get("choices", []))
-        tools.tidy_chunk(chunk, first=not self._calls)
-        self._calls = self._calls or has_call
-        return b"data: " + encode(chunk)
-
-    def _usage(self, first: dict[str, Any]) -> dict[str, Any]:
-        """The chunk that OpenAI sends for stream_options.include_usage."""
-        return {
-            "id": first.get("id"),
-            "object": first.get("object"),
-            "created": first.get("created", int(time.time())),
-            "model": first.get("model"),
-            "choices": [],
-            "usage": self._job.usage(),
-        }
+def _stream_start(request_id: str) -> Message:
+    headers = [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache"),
+        (b"x-request-id", request_id.encode()),
+    ]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
 def _unit(embedding: list[Any]) -> list[float]:

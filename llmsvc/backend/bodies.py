@@ -1,4 +1,4 @@
-"""Checks a request's JSON and writes it anew, field by field, for llama_cpp.server.
+"""Checks a request's JSON and writes it anew, field by field.
 
 What reaches llama_cpp is only what stands here, in types and bounds that it can take. Null means "default",
 as SDKs send it; a field that is unknown is left out.
@@ -13,14 +13,16 @@ import random
 from typing import Any
 
 from llmsvc.backend import messages, tools
-from llmsvc.backend.problem import bad
+from llmsvc.backend.problem import ApiError, bad
 from llmsvc.backend.schemas import safe
+from llmsvc.backend.tools import Tools
 from llmsvc.backend.vocabulary import MARK
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 500
 MAX_BIASES = 300
-MAX_TOP_LOGPROBS = 5
+MAX_TOP_LOGPROBS = 20
+MAX_LOGPROBS = 5
 MAX_INPUTS = 2048
 MAX_TEXT_BYTES = 1024 * 1024
 
@@ -36,7 +38,6 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "mirostat_tau": (float, 0, 10),
     "mirostat_eta": (float, 0.001, 1),
     "max_tokens": (int, 1, 1_000_000_000),
-    "min_tokens": (int, 0, 1_000_000_000),
 }
 
 
@@ -45,21 +46,40 @@ class Model:
     """What of the loaded model decides whether a request can be served."""
 
     name: str
+    file: str
     n_vocab: int
-    embedding: bool
-    logits_all: bool
+    embedding: bool = False
+    prompt_logits: bool = False
+    """Whether the logprobs of a prompt are to be had."""
+    can_call: bool = False
+    """Whether it was taught to call functions, in a syntax that we read."""
+    can_fill: bool = False
+    """Whether it was taught to fill in the middle of a text."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A request as llama_cpp.server gets it."""
+    """A request: what llama_cpp.server gets of it, and what we see to ourselves."""
 
     path: str
     body: dict[str, Any]
+    """For llama_cpp.server: the sampling, and a prompt in name only."""
+    messages: list[dict[str, Any]] | None = None
+    prompt: str = ""
+    suffix: str | None = None
+    echo: bool = False
+    inputs: list[str] | None = None
+    """The texts to make embeddings of."""
+    stops: list[str] = dataclasses.field(default_factory=list)
+    logprobs: int | None = None
+    """How many likeliest tokens to list for each token; None for no logprobs."""
+    json: bool = False
+    """Whether the answer must be a JSON object."""
     schema: dict[str, Any] | None = None
-    """The JSON schema that the answer must keep to; still to be tried as a grammar."""
-    tool: str | None = None
-    """The function that the answer must call."""
+    """The JSON schema that the answer must keep to."""
+    tools: Tools | None = None
+    min_tokens: int = 0
+    bias: dict[int, float] = dataclasses.field(default_factory=dict)
 
     @property
     def stream(self) -> bool:
@@ -91,19 +111,30 @@ def chat(body: dict[str, Any], model: Model) -> Request:
     _need_text_model(model)
     if "max_completion_tokens" in body:
         body["max_tokens"] = body.pop("max_completion_tokens")
-    out = _common(body, model)
-    out["messages"] = messages.normalise(body.get("messages"))
+    out = _sampling(body, model)
+    out["messages"] = [{"role": "user", "content": ""}]
+    chat_messages = messages.normalise(body.get("messages"))
     if set(_array(body, "modalities", 10)) - {"text"} or "audio" in body:
         raise bad("this model answers in text only", "modalities")
-    if _boolean(body, "logprobs"):
-        _need_logprobs(model, "logprobs")
-        out["logprobs"] = True
-        out["top_logprobs"] = _integer(body, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0
-    schema = _response_format(body, out)
-    forced = tools.normalise(body, out)
-    if forced:
-        return Request("/v1/chat/completions", out, forced.schema, forced.name)
-    return Request("/v1/chat/completions", out, schema)
+    logprobs = (
+        (_integer(body, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0) if _boolean(body, "logprobs") else None
+    )
+    wants_json, schema = _response_format(body)
+    functions = tools.normalise(body, can_choose=model.can_call)
+    if functions and wants_json:
+        raise bad("tools and a response_format of JSON cannot be used together", "response_format")
+    if functions and logprobs is not None:
+        raise bad("logprobs cannot be had together with tools", "logprobs", "unsupported_parameter")
+    return Request(
+        "/v1/chat/completions",
+        out,
+        messages=chat_messages,
+        logprobs=logprobs,
+        json=wants_json,
+        schema=schema,
+        tools=functions,
+        **_rest(body, model),
+    )
 
 
 def completion(body: dict[str, Any], model: Model) -> Request:
@@ -114,18 +145,31 @@ def completion(body: dict[str, Any], model: Model) -> Request:
         prompt = prompt[0]
     if not isinstance(prompt, str) or not prompt.strip(MARK):
         raise bad("prompt must be one text that is not empty", "prompt")
-    if body.get("suffix"):
-        raise bad("suffix is not supported", "suffix", "unsupported_parameter")
+    suffix = body.get("suffix") or None
+    if suffix is not None and not isinstance(suffix, str):
+        raise bad("suffix must be a text", "suffix")
+    if suffix is not None and not model.can_fill:
+        raise bad("this model has no tokens for a suffix", "suffix", "unsupported_parameter")
     if body.get("best_of", 1) != 1:
         raise bad("best_of must be 1", "best_of")
-    out = _common(body, model)
-    out["prompt"] = prompt
-    out["echo"] = _boolean(body, "echo")
-    logprobs = _integer(body, "logprobs", 0, MAX_TOP_LOGPROBS)
-    if logprobs is not None:
-        _need_logprobs(model, "logprobs")
-        out["logprobs"] = logprobs
-    return Request("/v1/completions", out)
+    echo, logprobs = _boolean(body, "echo"), _integer(body, "logprobs", 0, MAX_LOGPROBS)
+    if echo and logprobs is not None and not model.prompt_logits:
+        raise bad(
+            "the logprobs of a prompt (echo) need LOGITS_ALL=1 in the settings of this model",
+            "logprobs",
+            "logprobs_not_supported",
+        )
+    out = _sampling(body, model)
+    out["prompt"] = ""
+    return Request(
+        "/v1/completions",
+        out,
+        prompt=prompt,
+        suffix=suffix,
+        echo=echo,
+        logprobs=logprobs,
+        **_rest(body, model),
+    )
 
 
 def embedding(body: dict[str, Any], model: Model) -> Request:
@@ -142,7 +186,8 @@ def embedding(body: dict[str, Any], model: Model) -> Request:
         raise bad("encoding_format must be float or base64", "encoding_format")
     if "dimensions" in body:
         raise bad("dimensions cannot be chosen", "dimensions", "unsupported_parameter")
-    return Request("/v1/embeddings", {"model": model.name, "input": texts})
+    _check_model(body, model)
+    return Request("/v1/embeddings", {"model": model.name, "input": texts}, inputs=texts)
 
 
 def text(body: dict[str, Any]) -> str:
@@ -166,8 +211,9 @@ def tokens(body: dict[str, Any], model: Model) -> list[int]:
     return value
 
 
-def _common(body: dict[str, Any], model: Model) -> dict[str, Any]:
-    """What chat and raw completions share."""
+def _sampling(body: dict[str, Any], model: Model) -> dict[str, Any]:
+    """What llama_cpp.server gets of chat and raw completions alike."""
+    _check_model(body, model)
     if "grammar" in body:
         raise bad("grammar is not supported; use response_format", "grammar", "unsupported_parameter")
     if body.get("n", 1) != 1:
@@ -187,56 +233,60 @@ def _common(body: dict[str, Any], model: Model) -> dict[str, Any]:
             out[key] = _number(body[key], key, kind, low, high)
     if out.get("top_k") == -1:
         out["top_k"] = 0  # other engines' word for "all"
+    return out
+
+
+def _rest(body: dict[str, Any], model: Model) -> dict[str, Any]:
+    """What else chat and raw completions share: arguments of Request."""
     stops = body.get("stop", [])
     stops = [stops] if isinstance(stops, str) else stops
     if not isinstance(stops, list) or len(stops) > MAX_STOPS:
         raise bad(f"stop must be a text or a list of at most {MAX_STOPS}", "stop")
     if not all(isinstance(stop, str) and len(stop) <= MAX_STOP_CHARS for stop in stops):
         raise bad(f"stop must consist of texts of at most {MAX_STOP_CHARS} characters", "stop")
-    out["stop"] = [stop for stop in stops if stop]
-    if bias := _logit_bias(body, model):
-        if out.get("min_tokens"):
-            raise bad("min_tokens and logit_bias cannot be used together", "min_tokens")
-        out["logit_bias"] = bias
-    return out
+    return {
+        "stops": [stop for stop in stops if stop],
+        "min_tokens": _integer(body, "min_tokens", 0, 1_000_000_000) or 0,
+        "bias": _logit_bias(body, model),
+    }
 
 
-def _logit_bias(body: dict[str, Any], model: Model) -> dict[str, float]:
+def _check_model(body: dict[str, Any], model: Model) -> None:
+    wanted = body.get("model", "")
+    if not isinstance(wanted, str):
+        raise bad("model must be a text", "model")
+    if wanted not in ("", "current", model.name, model.file):
+        raise ApiError(404, f"the model here is {model.name}", param="model", code="model_not_found")
+
+
+def _logit_bias(body: dict[str, Any], model: Model) -> dict[int, float]:
     bias = body.get("logit_bias", {})
     if not isinstance(bias, dict) or len(bias) > MAX_BIASES:
         raise bad(f"logit_bias must be an object of at most {MAX_BIASES} tokens", "logit_bias")
     for key in bias:
         if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < model.n_vocab):
             raise bad(f"logit_bias must name tokens from 0 to {model.n_vocab - 1}", "logit_bias")
-    return {key: _number(value, "logit_bias", float, -100, 100) for key, value in bias.items()}
+    return {int(key): _number(value, "logit_bias", float, -100, 100) for key, value in bias.items()}
 
 
-def _response_format(body: dict[str, Any], out: dict[str, Any]) -> dict[str, Any] | None:
+def _response_format(body: dict[str, Any]) -> tuple[bool, dict[str, Any] | None]:
+    """Whether the answer must be JSON, and of which schema."""
     wanted = body.get("response_format", {"type": "text"})
     kind = wanted.get("type") if isinstance(wanted, dict) else None
     if kind == "text":
-        return None
+        return False, None
     if kind == "json_object":
         schema, param = wanted.get("schema"), "response_format.schema"
     elif kind == "json_schema" and isinstance(wanted.get("json_schema"), dict):
         schema, param = wanted["json_schema"].get("schema"), "response_format.json_schema.schema"
     else:
         raise bad("response_format must be of type text, json_object or json_schema", "response_format")
-    out["response_format"] = {"type": "json_object"}
-    if schema is None:
-        return None
-    out["response_format"]["schema"] = clean = safe(schema, param)
-    return clean
+    return True, None if schema is None else safe(schema, param)
 
 
 def _need_text_model(model: Model) -> None:
     if model.embedding:
         raise bad("this model makes embeddings only: POST /v1/embeddings", None, "completions_not_supported")
-
-
-def _need_logprobs(model: Model, param: str) -> None:
-    if not model.logits_all:
-        raise bad("logprobs are not available for this model", param, "logprobs_not_supported")
 
 
 def _number(value: Any, key: str, kind: type, low: float, high: float) -> Any:

@@ -1,31 +1,37 @@
-"""The loaded model, counted, cancelled and guarded through llama-cpp-python's insides (see internals.py)."""
+"""The loaded model, counted, cancelled and guarded through llama-cpp-python's insides (see internals.py).
+
+What one request leaves behind for the next: the keys and values of its prompt stay in the context, and a
+request that begins with the same tokens is answered sooner for it. Somebody who guesses the beginning of
+another's prompt can tell from the time to the first token; nothing else is to be seen of it. Seed, sampler
+and penalties start anew with each request.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import ctypes
-import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmsvc.backend import internals
-from llmsvc.backend.bodies import Model
+from llmsvc.backend import batches, completion, internals, options
+from llmsvc.backend.bodies import Model, Request, chat, embedding
+from llmsvc.backend.completion import Source, Task
 from llmsvc.backend.jobs import Job, start
 from llmsvc.backend.llamalog import Log
 from llmsvc.backend.loading import exit_now
-from llmsvc.backend.problem import bad
+from llmsvc.backend.planning import Planner
+from llmsvc.backend.problem import ApiError
+from llmsvc.backend.templates import Template
+from llmsvc.backend.tokens import Tokens
 from llmsvc.backend.vocabulary import Vocabulary, tokenizer
 from llmsvc.errors import Error, ModelError, SettingError
 from llmsvc.library.gguf import Header
-from llmsvc.library.settings import DEFAULT_N_CTX, OURS, ModelSettings
-
-_CONTROL, _UNKNOWN = 1 << 3, 1 << 0  # enum llama_token_attr
+from llmsvc.library.settings import ModelSettings
 
 
 class Engine:
-    """One loaded model. All but tokenize() and detokenize() is for one job at a time."""
+    """One loaded model. All but plan(), tokenize() and detokenize() is for one job at a time."""
 
     def __init__(
         self,
@@ -51,14 +57,14 @@ class Engine:
         self._vocabulary: concurrent.futures.Future[Vocabulary] | None = None
         self._gpu_lost = gpu_lost
         self._log = Log(gpu_lost)
-        _check_chat_format(settings)
+        options.check_chat_format(settings)
         internals.silence()
         self._log.start()
         try:
             with internals.progress_callback(progress):
                 self.app = internals.module("llama_cpp.server.app").create_app(
                     server_settings=server.ServerSettings(interrupt_requests=False, disable_ping_events=True),
-                    model_settings=[server.ModelSettings(**_engine_settings(settings, header))],
+                    model_settings=[server.ModelSettings(**options.engine_settings(settings, header))],
                 )
         except MemoryError:
             raise Error("not enough memory for the context; a smaller N_CTX needs less") from None
@@ -75,25 +81,32 @@ class Engine:
 
     def _inspect(self) -> None:
         """Hooks into the loaded model and learns what it is."""
-        llama_cpp, settings = internals.module("llama_cpp"), self._settings
-        self._hook()
-        self.model = Model(
-            name=settings.name,
-            n_vocab=self._llama.n_vocab(),
-            embedding=settings["EMBEDDING"],
-            logits_all=settings["LOGITS_ALL"],
-        )
+        llama_cpp, settings, llama = internals.module("llama_cpp"), self._settings, self._llama
         self.model_file = settings.model.name
-        self.n_ctx: int = self._llama.n_ctx()
-        self.n_batch: int = self._llama.n_batch
-        self.n_ctx_train: int = self._llama._model.n_ctx_train()
-        layers = int(llama_cpp.llama_model_n_layer(self._llama.model))
+        self.n_ctx: int = llama.n_ctx()
+        self.n_ctx_train: int = llama._model.n_ctx_train()
+        layers = int(llama_cpp.llama_model_n_layer(llama.model))
         self.n_gpu_layers, self.n_layers = self._log.offloaded or (0, layers)
         self.device = ", ".join(self._log.devices) if self.n_gpu_layers else "cpu"
         if settings["REQUIRE_GPU"] and not self.n_gpu_layers:
             words = self._log.gpu() or "llama.cpp found none"
             self._gpu_lost(words)
             raise Error(f"no layer got onto a GPU: {words}")
+        if internals.chat_handler(llama, llama.chat_format) is None:
+            raise self._settings.error("CHAT_FORMAT", "the GGUF has no template of that name")
+        # a batch on a GPU cannot be aborted, so it must be short
+        self._batches = batches.Batches(llama, bounded=self.n_gpu_layers > 0 and not settings["EMBEDDING"])
+        self._hook()
+        self._planner = self._plan_with(Template(llama, settings["CHAT_TEMPLATE_KWARGS"] or {}))
+        self.model = Model(
+            name=settings.name,
+            file=self.model_file,
+            n_vocab=llama.n_vocab(),
+            embedding=settings["EMBEDDING"],
+            prompt_logits=settings["LOGITS_ALL"],
+            can_call=self._planner.template.syntax is not None,
+            can_fill=self._planner.fill is not None,
+        )
 
     def self_test(self) -> None:
         """Makes one token, or one embedding, the way a request would.
@@ -105,22 +118,24 @@ class Engine:
         self.begin(job)
         try:
             if self.model.embedding:
+                self.plan(embedding({"input": "Hello"}, self.model))
                 self._llama.create_embedding("Hello")
             else:
                 hello = [{"role": "user", "content": "Hello"}]
-                self._llama.create_chat_completion(messages=hello, max_tokens=1, temperature=0.0, seed=0)
-        except Exception as error:  # a template can raise whatever it likes
-            text = _brief(error)
-            if job.rendered or self.model.embedding:
-                raise Error(f"the model loads but fails to answer: {self._log.gpu() or text}") from None
-            if self._settings["CHAT_FORMAT"]:
-                raise self._settings.error("CHAT_FORMAT", f"fails with this model: {text}") from None
-            raise ModelError(
-                f"its chat template fails: {text}", file=self._settings.model, hint="set CHAT_FORMAT"
-            ) from None
+                job.task = self.plan(chat({"messages": hello}, self.model))
+                next(self._completing(max_tokens=1, temperature=0.0, seed=0))
+                self._batches.fit()
+        except ApiError as error:
+            raise self._template_error(error.message) from None
+        except Exception as error:  # whatever llama_cpp raises
+            raise Error(f"the model loads but fails to answer: {self._log.gpu() or _brief(error)}") from None
         finally:
             self.end(job)
             self._log.stop()
+
+    def plan(self, request: Request) -> Task | None:
+        """What the model is to do for a request; see Planner.plan()."""
+        return self._planner.plan(request)
 
     def begin(self, job: Job) -> None:
         """The job is the one that runs from now on."""
@@ -132,6 +147,7 @@ class Engine:
         """The job is over; after a failure the context starts from nothing."""
         self._job = None
         self._speed = job.speed() or self._speed
+        self._batches.adapt()
         if job.failure or job.cancelled:
             self._llama.reset()
 
@@ -139,12 +155,6 @@ class Engine:
     def tokens_per_second(self) -> float | None:
         """How fast the running job is, or else the last one was, at making tokens; None before the first."""
         return (self._job and self._job.speed()) or self._speed
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """What the model's tokens look like."""
-        assert self._vocabulary is not None
-        return self._vocabulary.result()
 
     def alive(self, seconds: float) -> bool:
         """Whether the running job moved within the last `seconds`; true when idle."""
@@ -156,31 +166,21 @@ class Engine:
 
     def detokenize(self, tokens: list[int]) -> str:
         """The text of tokens, which must be within the vocabulary."""
-        return bytes(self._llama.detokenize(tokens)).decode("utf-8", "replace")
-
-    def check_schema(self, schema: dict[str, Any], param: str) -> None:
-        """Tries the schema as a grammar.
-
-        :raises ApiError: 400, llama.cpp cannot use it
-        """
-        llama_cpp = internals.module("llama_cpp")
-        refused = bad("this JSON schema cannot be turned into a grammar", param, "unsupported_schema")
-        try:
-            grammar = llama_cpp.LlamaGrammar.from_json_schema(json.dumps(schema), verbose=False)
-        except Exception:  # the converter asserts, looks up and recurses as it likes
-            raise refused from None
-        sampler = llama_cpp.llama_sampler_init_grammar(
-            self._llama._model.vocab, grammar._grammar.encode(), grammar._root.encode()
-        )
-        if not sampler:
-            raise refused
-        llama_cpp.llama_sampler_free(sampler)
+        return b"".join(map(self._tokens.text, tokens)).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Frees the model's memory, the GPU's too."""
         if self._vocabulary:
             self._vocabulary.result()
         self._llama.close()
+
+    def _template_error(self, problem: str) -> SettingError:
+        said = problem.partition("these messages: ")[2] or problem
+        if self._settings["CHAT_FORMAT"]:
+            return self._settings.error("CHAT_FORMAT", f"fails with this model: {said}")
+        return ModelError(
+            f"its chat template fails: {said}", file=self._settings.model, hint="set CHAT_FORMAT"
+        )
 
     def _load_error(self, error: Exception) -> Error:
         """What a failure to load comes down to."""
@@ -197,38 +197,50 @@ class Engine:
         return ModelError(f"llama.cpp cannot load it: {reason}", file=self._settings.model)
 
     def _hook(self) -> None:
-        llama_cpp = internals.module("llama_cpp")
-        llama = self._llama
-        known = {**internals.chat_formats(), **llama._chat_handlers}
-        if not llama.chat_handler and llama.chat_format not in known:
-            raise self._settings.error("CHAT_FORMAT", "the GGUF has no template of that name")
+        llama_cpp, llama = internals.module("llama_cpp"), self._llama
         self._tokenize = llama.tokenize
         llama.tokenize = tokenizer(llama.tokenize)
-        self._eog: Callable[[int], bool] = lambda token: llama_cpp.llama_vocab_is_eog(
-            llama._model.vocab, token
-        )
-        llama.generate = self._counting(llama.generate)
-        llama._create_completion = self._noting(llama._create_completion)
-        llama._ctx.decode = self._checking(llama._ctx.decode)
-        llama.create_chat_completion = self._chatting(llama.create_chat_completion)
+        llama._create_completion = self._completing
+        llama.create_chat_completion = self._chatting
         # the app calls the class's method for streams
-        llama_cpp.Llama.create_chat_completion = lambda _llama, **kwargs: llama.create_chat_completion(
-            **kwargs
-        )
+        llama_cpp.Llama.create_chat_completion = lambda _llama, **given: self._chatting(**given)
+        llama._ctx.decode = self._checking(llama._ctx.decode)
         self._abort = llama_cpp.ggml_abort_callback(self._abort_wanted)
         llama_cpp.llama_set_abort_callback(llama.ctx, self._abort, ctypes.c_void_p(0))
+
+    def _plan_with(self, template: Template) -> Planner:
+        llama = self._llama
+        tokens = self._tokens = Tokens(llama, self._tokenize, template)
         # a large vocabulary takes 0.2 s, as long as the self-test does meanwhile
         pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-        self._vocabulary = pool.submit(self._read_vocabulary)
+        self._vocabulary = pool.submit(tokens.vocabulary)
         pool.shutdown(wait=False)
-
-    def _read_vocabulary(self) -> Vocabulary:
-        llama_cpp, vocab = internals.module("llama_cpp"), self._llama._model.vocab
-        text, attributes = llama_cpp.llama_vocab_get_text, llama_cpp.llama_vocab_get_attr
-        return Vocabulary(
-            (text(vocab, token), bool(attributes(vocab, token) & (_CONTROL | _UNKNOWN)))
-            for token in range(self._llama.n_vocab())
+        self._source = Source(
+            name=self._settings.name,
+            n_ctx=self.n_ctx,
+            generate=llama.generate,
+            set_seed=llama.set_seed,
+            text=tokens.answer,
+            is_end=tokens.is_end,
+            ends=tokens.ends(),
+            logits=self._logits,
+            prompt_logits=lambda place: llama._scores[place],
         )
+        return Planner(
+            vocab=llama._model.vocab,
+            vocabulary=self._vocabulary.result,
+            template=template,
+            tokenize=llama.tokenize,
+            n_ctx=self.n_ctx,
+            n_batch=llama.n_batch,
+            around=tokens.around(),
+            fill=tokens.fill(),
+        )
+
+    def _logits(self) -> Any:
+        numpy, llama_cpp = internals.module("numpy"), internals.module("llama_cpp")
+        pointer = llama_cpp.llama_get_logits_ith(self._llama.ctx, -1)
+        return numpy.ctypeslib.as_array(pointer, shape=(self.model.n_vocab,))
 
     def _abort_wanted(self, _data: object) -> bool:
         self.moved = time.monotonic()
@@ -239,7 +251,7 @@ class Engine:
             job = self._job
             if job:
                 job.check()
-            self.moved = time.monotonic()
+            begun = self.moved = time.monotonic()
             try:
                 decode(batch)
             except RuntimeError:
@@ -249,80 +261,26 @@ class Engine:
                     # most drivers end the process themselves; with the others every request would fail
                     exit_now(1)
                 raise
+            self._batches.took(time.monotonic() - begun)
 
         return checked
 
-    def _counting(self, generate: Callable[..., Iterator[int]]) -> Callable[..., Iterator[int]]:
-        def counted(tokens: Any, *args: Any, **kwargs: Any) -> Iterator[int]:
-            job = self._job
-            assert job is not None
-            job.prompt_tokens = len(tokens)
-            job.check()
-            produced: Iterator[int] = generate(tokens, *args, **kwargs)
-            for token in produced:
-                job.check()
-                self.moved = job.last_token = time.monotonic()
-                job.first_token = job.first_token or job.last_token
-                if not self._eog(token):
-                    job.completion_tokens += 1
-                yield token
+    def _completing(self, **given: Any) -> Iterator[Any]:
+        """Llama._create_completion, for the job that runs."""
+        job = self._job
+        assert job is not None and job.task is not None
+        try:
+            yield from completion.run(job.task, job, self._source, given)
+        except Exception as error:
+            job.failure = job.failure or error
+            raise
 
-        return counted
-
-    def _noting(self, create: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        def noted(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            job = self._job
-            assert job is not None
-            job.rendered = True
-            try:
-                yield from create(*args, **kwargs)
-            except Exception as error:
-                job.failure = job.failure or error
-                raise
-
-        return noted
-
-    def _chatting(self, create: Callable[..., Any]) -> Callable[..., Any]:
-        def chatted(**kwargs: Any) -> Any:
-            job = self._job
-            assert job is not None
-            try:
-                return create(**kwargs)
-            except Exception as error:
-                job.failure = job.failure or error
-                raise
-
-        return chatted
+    def _chatting(self, **given: Any) -> Any:
+        """Llama.create_chat_completion: a stream's chunks, or one value for an answer in one piece."""
+        chunks = self._completing(**given)
+        return chunks if given.get("stream") else next(chunks)
 
 
 def _brief(error: Exception) -> str:
     """One short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _engine_settings(settings: ModelSettings, header: Header) -> dict[str, Any]:
-    """The keyword arguments of llama_cpp.server's ModelSettings."""
-    values = {
-        key.lower(): value for key, value in settings.values.items() if key not in OURS and value is not None
-    }
-    values |= {"model": str(settings.model), "model_alias": settings.name, "verbose": False}
-    if "lora_path" in values:
-        values["lora_path"] = str(values["lora_path"])
-    values.setdefault("n_ctx", min(header.context_length or DEFAULT_N_CTX, DEFAULT_N_CTX))
-    offload = settings["GPU"] != "none" and internals.module("llama_cpp").llama_supports_gpu_offload()
-    values.setdefault("n_gpu_layers", -1 if offload else 0)
-    values.setdefault("n_threads", max(len(os.sched_getaffinity(0)) - 1, 1))
-    values.setdefault("n_threads_batch", values["n_threads"])
-    if settings["EMBEDDING"]:
-        # an input is read as one batch, and what does not fit into it would be cut off
-        context = values["n_ctx"] or header.context_length or DEFAULT_N_CTX
-        values |= {key: context for key in ("n_batch", "n_ubatch") if key.upper() not in settings.lines}
-    return values
-
-
-def _check_chat_format(settings: ModelSettings) -> None:
-    """Refuses a CHAT_FORMAT that llama_cpp does not know, before the model is read."""
-    wanted = settings["CHAT_FORMAT"]
-    if wanted and wanted not in internals.chat_formats() and not wanted.startswith("chat_template."):
-        allowed = ", ".join(sorted(internals.chat_formats()))
-        raise settings.error("CHAT_FORMAT", f"must be one of {allowed}, not {wanted[:40]!r}")

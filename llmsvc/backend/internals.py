@@ -4,13 +4,15 @@ No other module knows any. What both reach into, and why; each has a test in tes
 
  1. `llama_cpp.llama_model_default_params`: the only way to give llama.cpp a progress callback.
  2. `suppress_stdout_stderr` of `llama` and `_internals`: it turns our own stderr off while a model loads.
- 3. `Llama.generate`, `_create_completion`, `create_chat_completion`, `LlamaContext.decode`: counting
-    tokens, cancelling between batches, and telling whether the template or the model failed.
+ 3. `Llama._create_completion`, `create_chat_completion`: the app calls them, completion.py takes their place.
+    It uses `Llama.generate`, `set_seed`, `n_batch`, `_scores`; in `LlamaContext.decode` a batch begins.
  4. `llama_set_abort_callback`: cancelling within a batch (on the CPU only) and seeing that a batch moves.
  5. `LlamaSampler.add_grammar`: it adds the NULL of a grammar that does not parse, which crashes on first use.
  6. `Llama.tokenize`: chat texts must not forge control tokens.
  7. `RouteErrorHandler.error_message_wrapper`, and `print` in `server.app`: they write prompts to the journal.
- 8. `LlamaChatCompletionHandlerRegistry._chat_handlers`, `Llama._chat_handlers`: the chat formats there are.
+ 8. `LlamaChatCompletionHandlerRegistry._chat_handlers`, `Llama._chat_handlers`: the chat formats there are;
+    a handler asks the Llama that it gets for tokens first, then for a completion.
+ 9. `json_schema_to_gbnf`: the rule that it calls `root` is the schema's.
 """
 
 from __future__ import annotations
@@ -30,8 +32,50 @@ def module(name: str) -> Any:
 
 
 def chat_formats() -> dict[str, Any]:
-    """The chat formats that llama_cpp knows by name."""
-    return dict(module("llama_cpp.llama_chat_format").LlamaChatCompletionHandlerRegistry()._chat_handlers)
+    """The chat formats that llama_cpp knows by name and that only write a prompt.
+
+    Handlers that do more, as answer in several steps, have no place for what we do in between.
+    """
+    handlers = module("llama_cpp.llama_chat_format").LlamaChatCompletionHandlerRegistry()._chat_handlers
+    plain = "chat_formatter_to_chat_completion_handler.<locals>.chat_completion_handler"
+    return {name: handler for name, handler in handlers.items() if handler.__qualname__ == plain}
+
+
+def chat_handler(llama: Any, name: str) -> Any:
+    """The handler of a chat format, the model's own templates included; None if there is none."""
+    return llama._chat_handlers.get(name) or chat_formats().get(name)
+
+
+class _FormattedError(Exception):
+    """Raised out of a chat handler as soon as it has made its prompt."""
+
+
+class _Asked:
+    """Stands for the Llama in a chat handler: takes the prompt and goes no further."""
+
+    verbose = False
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.add_bos = False
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        self.text, self.add_bos = text.decode(), add_bos
+        return []
+
+    def create_completion(self, *, stop: list[str], **_arguments: Any) -> None:
+        raise _FormattedError(stop)
+
+
+def formatted(handler: Any, **arguments: Any) -> tuple[str, bool, list[str]]:
+    """What a chat handler makes of its arguments: the prompt, whether a first token is still to be put before
+    it, and the texts that end the answer."""
+    asked = _Asked()
+    try:
+        handler(llama=asked, **arguments)
+    except _FormattedError as done:
+        return asked.text, asked.add_bos, [stop for stop in done.args[0] if stop]
+    raise RuntimeError("the chat handler makes no completion")
 
 
 def silence() -> None:

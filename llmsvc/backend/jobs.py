@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import collections
 import time
+from typing import TYPE_CHECKING, Any
 
 from llmsvc.backend.problem import ApiError
+
+if TYPE_CHECKING:
+    from llmsvc.backend.completion import Task
+    from llmsvc.backend.replies import Reply
 
 _TELLING_TOKENS = 4
 
@@ -27,8 +32,12 @@ class Job:
         self.completion_tokens = 0
         self.cancelled: str | None = None
         """Why it was cancelled: `left`, `cancel`, `stopping` or `slow`."""
-        self.rendered = False
-        """Whether the prompt was made: what fails before is the chat template's doing."""
+        self.task: Task | None = None
+        """What the model is to do, once that is known."""
+        self.reply: Reply | None = None
+        """What makes the answer's chunks, once the model is at work on it."""
+        self.answer: dict[str, Any] | None = None
+        """The whole answer, of a request that is no stream."""
         self.failure: BaseException | None = None
         """The first exception that the model's thread saw."""
         self.unwanted = asyncio.Event()
@@ -88,7 +97,8 @@ class Jobs:
     def finish(self, job: Job) -> None:
         """The model is free of the job."""
         job.done.set()
-        job.failure = None  # its traceback holds the prompt
+        # the prompt is in both, the one through its traceback
+        job.failure = job.task = None
         del self._open[job.request_id]
         self._finished[job.request_id] = job
         while len(self._finished) > REMEMBERED:

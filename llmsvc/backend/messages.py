@@ -21,7 +21,13 @@ def normalise(messages: object) -> list[dict[str, Any]]:
         raise bad("messages must be a list with at least one message", "messages")
     if len(messages) > MAX_MESSAGES:
         raise bad(f"messages must be at most {MAX_MESSAGES}", "messages", "context_length_exceeded")
-    return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    out = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    # some templates want the name of the function beside its result, which OpenAI's API leaves out
+    names = {call["id"]: call["function"]["name"] for one in out for call in one.get("tool_calls", [])}
+    for one in out:
+        if one.get("tool_call_id") in names:
+            one.setdefault("name", names[one["tool_call_id"]])
+    return out
 
 
 def _message(message: object, place: str) -> dict[str, Any]:
@@ -40,6 +46,8 @@ def _message(message: object, place: str) -> dict[str, Any]:
     }
     if role == "tool":
         out["tool_call_id"] = _string(message.get("tool_call_id"), f"{place}.tool_call_id")
+        if message.get("name") is not None:
+            out["name"] = _string(message["name"], f"{place}.name")
     if role == "function":
         out["name"] = _string(message.get("name"), f"{place}.name")
     if role == "assistant" and calls:

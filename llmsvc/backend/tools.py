@@ -1,8 +1,4 @@
-"""Function calls.
-
-llama_cpp.server can force one function by a grammar; it cannot tell whether an answer is a call, so anything
-else is refused rather than let call syntax leak into the text.
-"""
+"""The functions that a chat may call: what of `tools` and `tool_choice` the model is told and held to."""
 
 from __future__ import annotations
 
@@ -18,55 +14,73 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 @dataclasses.dataclass(frozen=True)
-class Forced:
-    """The function that the model must call, and the schema of its arguments."""
+class Tools:
+    """The functions of one request."""
 
-    name: str
-    schema: dict[str, Any]
+    shown: list[dict[str, Any]]
+    """What the chat template is given."""
+    names: frozenset[str]
+    forced: dict[str, dict[str, Any]]
+    """The functions of which the answer must call one, with the schema of their arguments; mostly empty."""
+    most: int
+    """How many calls the answer may have."""
 
 
-def normalise(body: dict[str, Any], out: dict[str, Any]) -> Forced | None:
-    """Writes tools and tool_choice into `out`.
+def normalise(body: dict[str, Any], *, can_choose: bool) -> Tools | None:
+    """Checks tools and tool_choice.
 
-    :returns: the function that is forced; None where no tools are wanted
-    :raises ApiError: 400, `tools_not_supported` where the model would have to choose by itself
+    :param can_choose: whether the model was taught to call functions
+    :returns: None where there are none
+    :raises ApiError: 400, `tools_not_supported` where the model would have to choose by itself and cannot
     """
     if body.get("functions"):
         raise bad("functions are not supported; use tools", "functions", "tools_not_supported")
     given = body.get("tools", [])
     if not isinstance(given, list) or len(given) > MAX_TOOLS:
         raise bad(f"tools must be a list of at most {MAX_TOOLS}", "tools")
+    parallel = body.get("parallel_tool_calls", True)
+    if not isinstance(parallel, bool):
+        raise bad("parallel_tool_calls must be true or false", "parallel_tool_calls")
     choice = body.get("tool_choice", "auto")
-    if not given or choice == "none":
+    name = _named(choice)
+    if name is None and choice not in ("none", "auto", "required"):
+        raise bad("tool_choice must be none, auto, required or a function", "tool_choice")
+    if not given:
+        if choice not in ("none", "auto"):
+            raise bad("tool_choice needs tools", "tool_choice")
         return None
     tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given)]
-    name = _chosen(choice, tools)
-    index = next((i for i, tool in enumerate(tools) if tool["function"]["name"] == name), None)
-    if index is None:
+    names = frozenset(tool["function"]["name"] for tool in tools)
+    if len(names) < len(tools):
+        raise bad("two tools have the same name", "tools")
+    if choice == "none":
+        return Tools([], names, {}, 0)
+    if name is not None and name not in names:
         raise bad("tool_choice names a function that is not in tools", "tool_choice")
-    function = tools[index]["function"]
-    function["parameters"] = safe(function["parameters"], f"tools[{index}].function.parameters")
-    out["tools"] = tools
-    out["tool_choice"] = {"type": "function", "function": {"name": name}}
-    return Forced(name, function["parameters"])
-
-
-def _chosen(choice: object, tools: list[dict[str, Any]]) -> str:
-    if isinstance(choice, dict):
-        function = choice.get("function")
-        name = function.get("name") if isinstance(function, dict) else None
-        if choice.get("type") != "function" or not isinstance(name, str):
-            raise bad("tool_choice must name a function", "tool_choice")
-        return name
-    if choice == "required" and len(tools) == 1:
-        return str(tools[0]["function"]["name"])
-    if choice in ("auto", "required"):
+    wanted = [name] if name else list(names) if choice == "required" else []
+    if not can_choose and len(wanted) != 1:
         raise bad(
-            "this model cannot choose a tool by itself; name the function in tool_choice",
+            "this model cannot choose a function by itself; name one in tool_choice",
             "tool_choice",
             "tools_not_supported",
         )
-    raise bad("tool_choice must be none, auto, required or a function", "tool_choice")
+    forced = {
+        tool["function"]["name"]: safe(tool["function"]["parameters"], f"tools[{index}].function.parameters")
+        for index, tool in enumerate(tools)
+        if tool["function"]["name"] in wanted
+    }
+    return Tools(tools, names, forced, 1 if name or not parallel else MAX_TOOLS)
+
+
+def _named(choice: object) -> str | None:
+    """The function that tool_choice names; None where it is a word."""
+    if not isinstance(choice, dict):
+        return None
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if choice.get("type") != "function" or not isinstance(name, str):
+        raise bad("tool_choice must name a function", "tool_choice")
+    return name
 
 
 def _tool(tool: object, place: str) -> dict[str, Any]:
@@ -81,30 +95,11 @@ def _tool(tool: object, place: str) -> dict[str, Any]:
         parameters = {"type": "object", "properties": {}}
     if not isinstance(parameters, dict):
         raise bad("parameters must be a JSON schema", f"{place}.function.parameters")
-    out = {"name": name, "parameters": parameters}
-    if isinstance(function.get("description"), str):
-        out["description"] = function["description"]
+    description = function.get("description")
+    out = {
+        "name": name,
+        # templates that put it into a sentence fail where there is none
+        "description": description if isinstance(description, str) else "",
+        "parameters": parameters,
+    }
     return {"type": "function", "function": out}
-
-
-def tidy_answer(answer: dict[str, Any]) -> None:
-    """Removes from a chat answer what llama_cpp adds to a call and OpenAI has given up."""
-    for choice in answer.get("choices", []):
-        choice.get("message", {}).pop("function_call", None)
-
-
-def tidy_chunk(chunk: dict[str, Any], first: bool) -> None:
-    """The same for a stream's chunk. SDKs join what chunks repeat: id, type and name stay in the first only.
-
-    :param first: whether no earlier chunk had a call
-    """
-    for choice in chunk.get("choices", []):
-        delta = choice.get("delta", {})
-        delta.pop("function_call", None)
-        for key in [key for key, value in delta.items() if value is None]:
-            del delta[key]
-        if not first:
-            for call in delta.get("tool_calls", []):
-                call.pop("id", None)
-                call.pop("type", None)
-                call["function"].pop("name", None)

@@ -39,7 +39,7 @@ class Vocabulary:
         if isinstance(value, list):
             return [self.protect(item) for item in value]
         if isinstance(value, dict):
-            return {key: self.protect(item) for key, item in value.items()}
+            return {self.protect(key): self.protect(item) for key, item in value.items()}
         return value
 
     def _protect(self, text: str) -> str:

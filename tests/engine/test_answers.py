@@ -4,6 +4,7 @@ import base64
 import json
 import struct
 
+import llama_cpp
 import pytest
 
 TOOL = {
@@ -20,7 +21,7 @@ TOOL = {
 
 
 def test_a_chat_answer_names_the_model_and_counts_tokens(smollm2):
-    answer = smollm2.chat(model="gpt-4o", temperature=0, max_tokens=5)
+    answer = smollm2.chat(model="current", temperature=0, max_tokens=5)
     assert answer.status_code == 200
     body = answer.json()
     assert body["model"] == "smollm2"
@@ -186,9 +187,76 @@ def test_embeddings_only_on_a_model_for_them(start, smollm2):
     assert backend.output == ""
 
 
-def test_logprobs_only_where_they_are_switched_on(start, smollm2):
-    assert smollm2.chat(logprobs=True).json()["error"]["code"] == "logprobs_not_supported"
+def test_logprobs_are_those_that_llama_cpp_computes(smollm2, models):
+    chat = smollm2.chat("Name a colour", logprobs=True, top_logprobs=3, max_tokens=4, temperature=0).json()
+    content = chat["choices"][0]["logprobs"]["content"]
+    assert "".join(item["token"] for item in content) == chat["choices"][0]["message"]["content"]
+    for item in content:
+        assert item["bytes"] == list(item["token"].encode())
+        assert item["logprob"] == item["top_logprobs"][0]["logprob"] <= 0  # greedy takes the likeliest
+        assert [top["logprob"] for top in item["top_logprobs"]] == sorted(
+            (top["logprob"] for top in item["top_logprobs"]), reverse=True
+        )
+
+    prompt = "One, two, three,"
+    body = {"prompt": prompt, "max_tokens": 5, "temperature": 0, "logprobs": 2}
+    whole = smollm2.post("/v1/completions", body).json()["choices"][0]
+    llama = llama_cpp.Llama(
+        str(models / "smollm2.gguf"), n_ctx=256, n_threads=1, logits_all=True, verbose=False
+    )
+    bare = llama.create_completion(prompt, max_tokens=5, temperature=0, logprobs=2)["choices"][0]
+    llama.close()
+    assert whole["text"] == bare["text"]
+    mine, theirs = whole["logprobs"], bare["logprobs"]
+    assert mine["tokens"] == theirs["tokens"]
+    assert mine["text_offset"] == theirs["text_offset"]
+    assert mine["token_logprobs"] == pytest.approx(theirs["token_logprobs"], abs=1e-2)
+    for ours, other in zip(mine["top_logprobs"], theirs["top_logprobs"], strict=True):
+        assert ours == pytest.approx(other, abs=1e-2)
+
+    chunks = smollm2.events(smollm2.post("/v1/completions", {**body, "stream": True}))
+    streamed = [chunk["choices"][0]["logprobs"] for chunk in chunks[:-1] if chunk["choices"][0]["logprobs"]]
+    for key in ("tokens", "text_offset", "token_logprobs"):
+        assert [value for one in streamed for value in one[key]] == mine[key]
+
+
+def test_logprobs_of_an_echoed_prompt_where_all_logits_are_kept(start):
     backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=256\nLOGITS_ALL=1\n")
     backend.wait_for("READY=1")
-    body = backend.chat(logprobs=True, top_logprobs=2, max_tokens=2, temperature=0).json()
-    assert len(body["choices"][0]["logprobs"]["content"]) == 2
+    body = {"prompt": "One, two, three, four", "echo": True, "max_tokens": 2, "temperature": 0, "logprobs": 0}
+    for _ in range(2):  # the second time the prompt is still in the context
+        choice = backend.post("/v1/completions", body).json()["choices"][0]
+        scores = choice["logprobs"]
+        assert "".join(scores["tokens"]) == choice["text"]
+        assert scores["token_logprobs"][0] is None
+        likely = dict(zip(scores["tokens"], scores["token_logprobs"], strict=True))
+        assert 0 > likely[" four"] > likely[" three"] > likely[" two"] > -20
+    assert backend.output == ""
+
+
+def test_an_echo_comes_first(smollm2):
+    body = {"prompt": "One, two,", "echo": True, "max_tokens": 2, "temperature": 0}
+    text = smollm2.post("/v1/completions", body).json()["choices"][0]["text"]
+    assert text.startswith("One, two,") and len(text) > 9
+    chunks = smollm2.events(smollm2.post("/v1/completions", {**body, "stream": True}))
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks[:-1]) == text
+
+
+def test_min_tokens_and_logit_bias_work_together(smollm2):
+    fields = {"temperature": 0, "max_tokens": 20, "logit_bias": {"2": 80, "30": 70}}  # 2 ends the answer
+    assert smollm2.chat(**fields).json()["usage"]["completion_tokens"] == 0
+    answer = smollm2.chat(min_tokens=5, **fields).json()
+    assert answer["usage"]["completion_tokens"] == 5
+    assert len(set(answer["choices"][0]["message"]["content"])) == 1
+
+
+def test_a_stop_text_ends_the_answer_before_it_also_when_it_is_spread_over_tokens(smollm2):
+    body = {"prompt": "1, 2, 3, 4,", "max_tokens": 40, "temperature": 0}
+    free = smollm2.post("/v1/completions", body).json()["choices"][0]["text"]
+    stop = free[6:12]
+    expected = free[: free.index(stop)]
+    for stops in (stop, ["never", stop]):
+        whole = smollm2.post("/v1/completions", {**body, "stop": stops}).json()["choices"][0]
+        assert (whole["text"], whole["finish_reason"]) == (expected, "stop")
+        chunks = smollm2.events(smollm2.post("/v1/completions", {**body, "stop": stops, "stream": True}))
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks[:-1]) == expected

@@ -6,12 +6,16 @@ from llmsvc.backend import bodies, messages
 from llmsvc.backend.bodies import Model
 from llmsvc.backend.problem import ApiError
 
-TEXT = Model("m", n_vocab=1000, embedding=False, logits_all=False)
+TEXT = Model("m", "m.gguf", n_vocab=1000)
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
+def request(**fields):
+    return bodies.chat({"messages": HELLO, **fields}, TEXT)
+
+
 def chat(**fields):
-    return bodies.chat({"messages": HELLO, **fields}, TEXT).body
+    return request(**fields).body
 
 
 def refused(**fields):
@@ -31,10 +35,22 @@ def test_safe_values_stand_where_the_client_says_nothing():
 
 
 def test_only_known_fields_pass_and_the_model_is_ours():
-    body = chat(model="/etc/passwd", grammar_lazy=1, user="u", temperature=0.5, stop="x")
-    assert set(body) == {"model", "stream", "repeat_penalty", "seed", "temperature", "stop", "messages"}
-    assert body["model"] == "m"
-    assert body["stop"] == ["x"]
+    made = request(model="current", grammar_lazy=1, user="u", temperature=0.5, stop="x")
+    assert set(made.body) == {"model", "stream", "repeat_penalty", "seed", "temperature", "messages"}
+    assert made.body["model"] == "m"
+    assert made.stops == ["x"]
+
+
+@pytest.mark.parametrize("name", ["", "current", "m", "m.gguf"])
+def test_the_names_that_the_model_answers_to(name):
+    assert chat(model=name)["model"] == "m"
+
+
+@pytest.mark.parametrize("make", [bodies.chat, bodies.completion])
+def test_another_model_is_a_404(make):
+    with pytest.raises(ApiError) as caught:
+        make({"model": "gpt-4o", "messages": HELLO, "prompt": "x"}, TEXT)
+    assert (caught.value.status, caught.value.code) == (404, "model_not_found")
 
 
 def test_nulls_are_defaults():
@@ -64,7 +80,7 @@ def test_a_seed_of_any_size_fits(seed):
         ({"logit_bias": {"²": 1}}, "logit_bias"),
         ({"logit_bias": {"1000": 1}}, "logit_bias"),
         ({"logit_bias": {str(n): 1 for n in range(301)}}, "logit_bias"),
-        ({"logit_bias": {"1": 1}, "min_tokens": 3}, "min_tokens"),
+        ({"min_tokens": -1}, "min_tokens"),
         ({"modalities": ["text", "audio"]}, "modalities"),
     ],
 )
@@ -73,17 +89,17 @@ def test_out_of_bounds_is_refused_with_its_name(fields, param):
 
 
 def test_content_parts_become_text_and_developer_becomes_system():
-    body = chat(
+    made = request(
         messages=[
             {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
             {"role": "assistant", "content": None, "tool_calls": [CALL]},
             {"role": "tool", "tool_call_id": "1", "content": "c", "extra": 1},
         ]
     )
-    assert body["messages"] == [
+    assert made.messages == [
         {"role": "system", "content": "a\nb"},
         {"role": "assistant", "content": "", "tool_calls": [CALL]},
-        {"role": "tool", "content": "c", "tool_call_id": "1"},
+        {"role": "tool", "content": "c", "tool_call_id": "1", "name": "f"},
     ]
 
 
@@ -107,37 +123,81 @@ def test_a_bad_message_is_named(messages, param):
     assert refused(messages=messages).param == param
 
 
-def test_one_tool_that_is_required_is_forced():
-    request = bodies.chat({"messages": HELLO, "tools": [TOOL], "tool_choice": "required"}, TEXT)
-    assert request.tool == "f"
-    assert request.body["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+SECOND = {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}
+NAMED = {"type": "function", "function": {"name": "g"}}
+CALLER = Model("m", "m.gguf", n_vocab=1000, can_call=True)
 
 
-def test_tools_that_the_model_would_have_to_choose_are_refused():
-    second = {"type": "function", "function": {"name": "g"}}
+@pytest.mark.parametrize(
+    ("fields", "shown", "forced", "most"),
+    [
+        ({"tool_choice": "auto"}, 2, set(), 128),
+        ({"parallel_tool_calls": False}, 2, set(), 1),
+        ({"tool_choice": "required"}, 2, {"f", "g"}, 128),
+        ({"tool_choice": NAMED}, 2, {"g"}, 1),
+        ({"tool_choice": "none"}, 0, set(), 0),
+    ],
+)
+def test_what_a_model_that_knows_calls_is_told_and_held_to(fields, shown, forced, most):
+    made = bodies.chat({"messages": HELLO, "tools": [TOOL, SECOND], **fields}, CALLER).tools
+    assert made.names == {"f", "g"}
+    assert (len(made.shown), set(made.forced), made.most) == (shown, forced, most)
+
+
+def test_a_model_that_knows_no_calls_can_be_held_to_one_function_and_no_more():
+    assert set(request(tools=[TOOL], tool_choice="required").tools.forced) == {"f"}
+    assert set(request(tools=[TOOL, SECOND], tool_choice=NAMED).tools.forced) == {"g"}
     assert refused(tools=[TOOL]).code == "tools_not_supported"
     assert refused(tools=[TOOL], tool_choice="auto").code == "tools_not_supported"
-    assert refused(tools=[TOOL, second], tool_choice="required").code == "tools_not_supported"
-    assert "tools" not in chat(tools=[TOOL], tool_choice="none")
-    assert (
-        refused(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "h"}}).param
-        == "tool_choice"
-    )
+    assert refused(tools=[TOOL, SECOND], tool_choice="required").code == "tools_not_supported"
 
 
-def test_a_json_schema_becomes_the_form_that_llama_cpp_knows():
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tool_choice": {"type": "function", "function": {"name": "h"}}}, "tool_choice"),
+        ({"tool_choice": "perhaps"}, "tool_choice"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logprobs": True}, "logprobs"),
+    ],
+)
+def test_tools_that_cannot_be_are_refused(fields, param):
+    with pytest.raises(ApiError) as caught:
+        bodies.chat({"messages": HELLO, "tools": [TOOL], **fields}, CALLER)
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def test_a_suffix_needs_a_model_that_fills_in():
+    with pytest.raises(ApiError) as caught:
+        bodies.completion({"prompt": "a", "suffix": "b"}, TEXT)
+    assert (caught.value.param, caught.value.code) == ("suffix", "unsupported_parameter")
+    filler = Model("m", "m.gguf", n_vocab=1000, can_fill=True)
+    assert bodies.completion({"prompt": "a", "suffix": "b"}, filler).suffix == "b"
+    assert bodies.completion({"prompt": "a", "suffix": ""}, filler).suffix is None
+
+
+def test_logprobs_of_a_prompt_name_the_setting_that_they_need():
+    with pytest.raises(ApiError, match="LOGITS_ALL=1") as caught:
+        bodies.completion({"prompt": "a", "echo": True, "logprobs": 1}, TEXT)
+    assert caught.value.code == "logprobs_not_supported"
+    assert bodies.completion({"prompt": "a", "logprobs": 1}, TEXT).logprobs == 1
+
+
+def test_a_json_schema_is_cleaned_of_notes():
     schema = {"type": "object", "title": "T", "properties": {"a": {"type": "string"}}}
-    request = bodies.chat(
-        {"messages": HELLO, "response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
-        TEXT,
-    )
-    clean = {"type": "object", "properties": {"a": {"type": "string"}}}
-    assert request.body["response_format"] == {"type": "json_object", "schema": clean}
-    assert request.schema == clean
+    made = request(response_format={"type": "json_schema", "json_schema": {"schema": schema}})
+    assert made.json
+    assert made.schema == {"type": "object", "properties": {"a": {"type": "string"}}}
+    assert "response_format" not in made.body
 
 
 def test_each_model_does_what_it_is_for():
-    vectors = Model("v", n_vocab=10, embedding=True, logits_all=False)
+    vectors = Model("v", "v.gguf", n_vocab=10, embedding=True)
     with pytest.raises(ApiError, match="embeddings only"):
         bodies.chat({"messages": HELLO}, vectors)
     with pytest.raises(ApiError, match="does not make embeddings"):

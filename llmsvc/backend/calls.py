@@ -1,0 +1,287 @@
+"""Finds function calls in what a model writes, in the syntaxes that chat templates teach.
+
+    Hermes, Qwen    <tool_call>{"name": "f", "arguments": {}}</tool_call>
+    Llama 3         {"name": "f", "parameters": {}}, also after <|python_tag|>
+    Mistral         [TOOL_CALLS][{"name": "f", "arguments": {}}], newer ones [TOOL_CALLS]f[ARGS]{}
+
+What is call syntax never becomes content: a call that is cut off or broken is left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+from collections.abc import Set
+
+from llmsvc.backend.texts import held
+
+_DECODER = json.JSONDecoder()
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """What a piece of call syntax came to, and the text behind it."""
+
+    calls: list[Call]
+    rest: str
+    text: str = ""
+    """What turned out to be an ordinary answer."""
+
+
+class Syntax:
+    """How one family of models writes calls."""
+
+    tags: tuple[str, ...]
+    """What begins a call, or is a remainder of one; single tokens in most vocabularies."""
+    before, between, after = "", "", ""
+    """What stands around the JSON of one call, where a grammar enforces it."""
+    arguments = "arguments"
+
+    def opens(self, text: str, first: bool) -> int | None:
+        """The place where the text turns into a call; None where it does not.
+
+        :param first: whether nothing but blanks came before the text
+        """
+        places = [place for place in (text.find(tag) for tag in self.tags) if place >= 0]
+        return min(places, default=None)
+
+    def take(self, text: str, names: Set[str], *, final: bool) -> Taken | None:
+        """Reads the call that the text begins with; None where more of it is to come."""
+        raise NotImplementedError
+
+
+class Hermes(Syntax):
+    """<tool_call> and JSON; also of a model that forgets the end tag."""
+
+    tags = ("<tool_call>", "</tool_call>")
+    before, between, after = "<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"
+
+    def take(self, text: str, names: Set[str], *, final: bool) -> Taken | None:
+        opening, closing = self.tags
+        if text.startswith(closing):
+            return Taken([], text[len(closing) :])
+        body = text[len(opening) :]
+        value, rest, in_string = _json(body)
+        if value is not None:
+            return Taken(_calls(value), rest)
+        if closing in body and not in_string:
+            return Taken([], body.partition(closing)[2])
+        return Taken([], "") if final else None
+
+
+class Mistral(Syntax):
+    """[TOOL_CALLS] and a list, or a name, [ARGS] and the arguments."""
+
+    tags = ("[TOOL_CALLS]",)
+    before, between, after = "[TOOL_CALLS][", ", ", "]"
+    _NAMED = re.compile(r"([A-Za-z0-9_.-]{1,64})(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?(?=\{)")
+
+    def take(self, text: str, names: Set[str], *, final: bool) -> Taken | None:
+        body = text[len(self.tags[0]) :].lstrip()
+        named = self._NAMED.match(body)
+        value, rest, _ = _json(body[named.end() :] if named else body)
+        if value is None:
+            return Taken([], "") if final else None
+        return Taken([Call(named[1], _dumped(value))] if named else _calls(value), rest)
+
+
+class Llama(Syntax):
+    """A JSON object as the whole answer, or anything after <|python_tag|>."""
+
+    tags = ("<|python_tag|>",)
+    arguments = "parameters"
+    _KEYS = ("name", "parameters", "arguments", "type", "function", "id")
+    _FIRST_KEY = re.compile(r'\{\s*"([^"\\]*)"')
+    _OPEN = re.compile(r'\{\s*("[^"\\]*)?\Z')
+    _NAME = re.compile(r'"name"\s*:\s*"([^"\\]*)"')
+    _BUILT_IN = re.compile(r"\s*([A-Za-z0-9_-]+)\.call\((.*)\)\s*\Z", re.S)
+
+    def opens(self, text: str, first: bool) -> int | None:
+        start = len(text) - len(text.lstrip(" \r\n\t;"))
+        if first and text[start : start + 1] == "{":
+            return start
+        return super().opens(text, first)
+
+    def take(self, text: str, names: Set[str], *, final: bool) -> Taken | None:
+        tagged = text.startswith(self.tags[0])
+        body = text[len(self.tags[0]) :].lstrip() if tagged else text
+        if body.startswith("{") or not tagged:
+            return self._json_call(body, names, tagged=tagged, final=final)
+        if not final:
+            return None
+        match = self._BUILT_IN.match(body)
+        if match and match[1] in names and (arguments := _keywords(match[2])) is not None:
+            return Taken([Call(match[1], _dumped(arguments))], "")
+        code = next((name for name in ("code_interpreter", "python", "ipython") if name in names), None)
+        return Taken([Call(code, _dumped({"code": body}))] if code and body else [], "")
+
+    def _json_call(self, body: str, names: Set[str], *, tagged: bool, final: bool) -> Taken | None:
+        value, rest, _ = _json(body)
+        if value is not None:
+            calls = _calls(value)
+            if tagged or (calls and all(call.name in names for call in calls)):
+                return Taken(calls, rest)
+            return Taken([], rest, body[: len(body) - len(rest)])
+        first = self._FIRST_KEY.match(body)
+        if not tagged and not (first[1] in self._KEYS if first else self._OPEN.match(body)):
+            return Taken([], "", body)
+        if not final:
+            return None
+        name = self._NAME.search(body)
+        foreign = not tagged and name is not None and name[1] not in names
+        return Taken([], "", body if foreign else "")
+
+
+class Only(Syntax):
+    """Nothing but the arguments of one function: what a grammar makes of a model that knows no calls."""
+
+    tags = ()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def opens(self, text: str, first: bool) -> int | None:
+        return 0 if text else None
+
+    def take(self, text: str, names: Set[str], *, final: bool) -> Taken | None:
+        value, _, _ = _json(text)
+        if value is None:
+            return Taken([], "") if final else None
+        return Taken([Call(self.name, text.strip())], "") if final else None
+
+
+def syntax_of(template: str) -> Syntax | None:
+    """The syntax that a chat template teaches; None where it is none of ours."""
+    if "[TOOL_CALLS]" in template:
+        return Mistral()
+    if "<tool_call>" in template and "<function=" not in template and "<arg_key>" not in template:
+        return Hermes()
+    if "<|python_tag|>" in template or ("<|start_header_id|>" in template and '"parameters"' in template):
+        return Llama()
+    return None
+
+
+class Parser:
+    """Parts one answer, as it comes, into content and calls.
+
+    :param names: the functions there are
+    :param wanted: how many calls are wanted at most: 0 where none may be made
+    """
+
+    def __init__(self, syntax: Syntax, names: Set[str], wanted: int) -> None:
+        self.calls = 0
+        """How many were found."""
+        self._syntax = syntax
+        self._names = names
+        self._wanted = wanted
+        self._buffer = ""
+        self._blanks = ""
+        self._inside = False
+        self._first = True
+
+    @property
+    def done(self) -> bool:
+        """Whether all calls that are wanted were made: the rest of the answer is of no use."""
+        return 0 < self._wanted <= self.calls
+
+    def feed(self, text: str) -> list[str | Call]:
+        """The content and the calls that are certain now."""
+        self._buffer += text
+        return self._run(final=False)
+
+    def end(self, cut: bool) -> list[str | Call]:
+        """What is left at the end of the answer.
+
+        :param cut: whether it ended in the middle, so that the beginning of a tag is no content
+        """
+        if cut and not self._inside:
+            self._buffer = self._buffer[: len(self._buffer) - held(self._buffer, self._syntax.tags)]
+        found = self._run(final=True)
+        if self._blanks and not self.calls:
+            found.append(self._blanks)
+        return found
+
+    def _run(self, *, final: bool) -> list[str | Call]:
+        found: list[str | Call] = []
+        while self._buffer and not self.done:
+            if not self._inside:
+                place = self._syntax.opens(self._buffer, self._first)
+                if place is None:
+                    hold = 0 if final else held(self._buffer, self._syntax.tags)
+                    found += self._content(self._buffer[: len(self._buffer) - hold])
+                    self._buffer = self._buffer[len(self._buffer) - hold :]
+                    break
+                found += self._content(self._buffer[:place])
+                self._buffer = self._buffer[place:]
+                self._inside = True
+            taken = self._syntax.take(self._buffer, self._names, final=final)
+            if taken is None:
+                break
+            self._inside, self._buffer = False, taken.rest
+            found += self._content(taken.text)
+            if taken.calls:
+                self._blanks = ""
+            for call in taken.calls:
+                if self.calls < self._wanted:
+                    self.calls += 1
+                    found.append(call)
+        return found
+
+    def _content(self, text: str) -> list[str | Call]:
+        # blanks around calls are no content, so they wait for what follows
+        text = self._blanks + (text.lstrip(" \r\n\t;") if self.calls and self._first else text)
+        body = text.rstrip()
+        self._blanks = text[len(body) :]
+        if body:
+            self._first = False
+        return [body] if body else []
+
+
+def _json(text: str) -> tuple[object | None, str, bool]:
+    """The JSON object or list that the text begins with, None while it is incomplete; the text behind it;
+    whether it ends within a string."""
+    start = text.lstrip()
+    if not start.startswith(("{", "[")):
+        return None, "", False
+    try:
+        value, end = _DECODER.raw_decode(start)
+    except ValueError as error:
+        return None, "", "Unterminated string" in str(error)
+    except RecursionError:
+        return None, "", False
+    return value, start[end:], False
+
+
+def _calls(value: object) -> list[Call]:
+    """The calls that a JSON value describes."""
+    found = []
+    for item in value if isinstance(value, list) else [value]:
+        inner = item.get("function") if isinstance(item, dict) else None
+        call = inner if isinstance(inner, dict) else item
+        if isinstance(call, dict) and isinstance(call.get("name"), str):
+            found.append(Call(call["name"], _dumped(call.get("arguments", call.get("parameters", {})))))
+    return found
+
+
+def _dumped(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _keywords(text: str) -> dict[str, object] | None:
+    """The keyword arguments of a Python call, if they are literals."""
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        assert isinstance(call, ast.Call) and not call.args
+        return {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+    except (ValueError, SyntaxError, AssertionError, RecursionError, MemoryError):
+        return None

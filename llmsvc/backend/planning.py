@@ -1,0 +1,153 @@
+"""Makes of a request what the model is to do: the tokens of its prompt, the grammar of its answer.
+
+It needs the loaded model's vocabulary and template, but not the model: it is done before a request's turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llmsvc.backend import grammars
+from llmsvc.backend.bodies import Request
+from llmsvc.backend.calls import Only, Syntax
+from llmsvc.backend.completion import Task
+from llmsvc.backend.problem import ApiError, bad
+from llmsvc.backend.templates import Template
+from llmsvc.backend.tools import Tools
+from llmsvc.backend.vocabulary import Tokenize, Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """What a plan needs of the loaded model.
+
+    :param around: the tokens before and after a raw prompt
+    :param fill: the tokens before a prefix, a suffix and the middle that is to be filled in, if there are
+    """
+
+    vocab: object
+    vocabulary: Callable[[], Vocabulary]
+    template: Template
+    tokenize: Tokenize
+    n_ctx: int
+    n_batch: int
+    around: tuple[list[int], list[int]]
+    fill: tuple[int, int, int] | None
+
+    def plan(self, request: Request) -> Task | None:
+        """The task of a request; None for embeddings, which the app makes alone.
+
+        :raises ApiError: 400, too long, refused by the template, or not to be held to its form
+        """
+        if request.inputs is not None:
+            self._check_inputs(request.inputs)
+            return None
+        stops = list(request.stops)
+        if request.messages is None:
+            self._refuse_long(len(request.prompt.encode()) + len((request.suffix or "").encode()))
+            prompt = self._raw_prompt(request)
+        else:
+            shown = request.tools.shown if request.tools else []
+            self._refuse_long(sum(len(text.encode()) for text in _texts([request.messages, shown])))
+            rendered = self._rendered(request.messages, shown)
+            prompt = self.tokenize(rendered.text.encode(), rendered.add_bos, True)
+            stops += rendered.stops
+        if not prompt:
+            raise bad("the prompt is empty", "messages")
+        if len(prompt) >= self.n_ctx:
+            raise too_long(len(prompt), self.n_ctx, None)
+        task = Task(
+            prompt,
+            stops,
+            chat=request.messages is not None,
+            stream=request.stream,
+            echo=request.prompt if request.echo else "",
+            offset=0 if request.echo else len(request.prompt),
+            logprobs=request.logprobs,
+            min_tokens=request.min_tokens,
+            bias=request.bias,
+        )
+        if request.tools:
+            self._add_calls(task, request.tools)
+        elif request.json:
+            param = "response_format"
+            text = grammars.of_schema(request.schema, param) if request.schema else grammars.of_any_json()
+            task.grammar = grammars.made(self.vocab, text, param)
+        return task
+
+    def _add_calls(self, task: Task, tools: Tools) -> None:
+        syntax: Syntax | None = self.template.syntax
+        if syntax is None and tools.forced:
+            syntax = Only(next(iter(tools.forced)))
+        if syntax is None:
+            return
+        task.syntax, task.functions, task.most_calls = syntax, tools.names, tools.most
+        task.short_ids = self.template.short_ids
+        if tools.forced:
+            text = grammars.of_calls(syntax, tools.forced, several=tools.most > 1)
+            task.grammar = grammars.made(self.vocab, text, "tools")
+
+    def _rendered(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
+        protect = self.vocabulary().protect
+        try:
+            return self.template.render(protect(messages), protect(tools))
+        except ValueError as error:
+            # what a template says itself, as "roles must alternate"
+            said = str(error)[:200]
+        except Exception:  # a template can raise whatever it likes
+            said = "it fails on them"
+        raise bad(f"the chat template of this model does not take these messages: {said}", "messages")
+
+    def _raw_prompt(self, request: Request) -> list[int]:
+        first, last = self.around
+        if request.suffix is None or self.fill is None:
+            return [*first, *self.tokenize(request.prompt.encode(), False, True), *last]
+        prefix, suffix, middle = self.fill
+        before, behind = self._inside(request.prompt), self._inside(request.suffix)
+        return [*first, prefix, *before, suffix, *behind, middle]
+
+    def _inside(self, text: str) -> list[int]:
+        """The tokens of a text in the middle: at a beginning some tokenizers would put a blank first."""
+        start = self.tokenize("☺".encode(), False, False)
+        tokens = self.tokenize(("☺" + text).encode(), False, False)
+        return (
+            tokens[len(start) :]
+            if tokens[: len(start)] == start
+            else self.tokenize(text.encode(), False, False)
+        )
+
+    def _check_inputs(self, inputs: list[str]) -> None:
+        for index, text in enumerate(inputs):
+            self._refuse_long(len(text.encode()), self.n_batch + 1)
+            if (count := len(self.tokenize(text.encode(), True, True))) > self.n_batch:
+                raise too_long(count, self.n_batch, f"input[{index}]")
+
+    def _refuse_long(self, text_bytes: int, limit: int | None = None) -> None:
+        """Refuses what is too long whatever its tokens are: making tokens of megabytes takes seconds."""
+        limit = limit or self.n_ctx
+        if (fewest := self.vocabulary().fewest_tokens(text_bytes)) >= limit:
+            raise too_long(fewest, limit, None)
+
+
+def too_long(count: int, limit: int, param: str | None) -> ApiError:
+    """The error of a request that does not fit into the context."""
+    return bad(
+        f"this model's context is {limit} tokens; the request has at least {count}",
+        param,
+        "context_length_exceeded",
+    )
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)

@@ -1,0 +1,115 @@
+"""The chat template of the loaded model: what it makes of messages, and whether it knows functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from typing import Any
+
+from llmsvc.backend import calls, internals
+
+_PROBE = "probe_of_a_function"
+_ARGUMENTS = {"probe_key": "probe_value"}
+_SHORT_ID = re.compile(r"[A-Za-z0-9]{9}\Z")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A rendered chat, still text."""
+
+    text: str
+    add_bos: bool
+    stops: list[str]
+
+
+class Template:
+    """Renders chats with what llama_cpp chose for the model.
+
+    :param arguments: the model's CHAT_TEMPLATE_KWARGS
+    """
+
+    def __init__(self, llama: Any, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._plain = internals.chat_handler(llama, llama.chat_format)
+        self._with_tools = self._plain
+        source = str(llama.metadata.get("tokenizer.chat_template", ""))
+        if not self._knows_tools() and "tokenizer.chat_template.tool_use" in llama.metadata:
+            self._with_tools = internals.chat_handler(llama, "chat_template.tool_use")
+            source = str(llama.metadata["tokenizer.chat_template.tool_use"])
+        self.source = str(llama.metadata.get("tokenizer.chat_template", "")) + source
+        """The text of the GGUF's templates; empty where there are none."""
+        self.syntax = calls.syntax_of(source) if self._knows_tools() else None
+        """How the model was taught to call functions; None where it was not, or in no syntax of ours."""
+        self.short_ids = isinstance(self.syntax, calls.Mistral)
+        """Whether ids of calls must be nine letters and digits."""
+        self._objects = self.syntax is not None and self._wants_objects()
+
+    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> Prompt:
+        """The prompt of a chat. A template may raise whatever it likes."""
+        has_calls = any("tool_calls" in message for message in messages)
+        if self._objects and has_calls:
+            messages = [_with_objects(message) for message in messages]
+        if self.short_ids and has_calls:
+            messages = [_with_short_ids(message) for message in messages]
+        handler = self._with_tools if tools or has_calls else self._plain
+        return self._render(handler, messages, tools)
+
+    def _render(self, handler: Any, messages: list[dict[str, Any]], tools: Any) -> Prompt:
+        text, add_bos, stops = internals.formatted(
+            handler, messages=messages, **({"tools": tools} if tools else {}), **self._arguments
+        )
+        return Prompt(text, add_bos, stops)
+
+    def _knows_tools(self) -> bool:
+        parameters = {"type": "object", "properties": {"probe_key": {"type": "string"}}}
+        function = {"name": _PROBE, "description": "", "parameters": parameters}
+        text = self._probe([], [{"type": "function", "function": function}])
+        return _PROBE in text
+
+    def _wants_objects(self) -> bool:
+        """Whether it wants the arguments of past calls as objects and not, as clients send them, as text."""
+        as_text = self._probe(_called(json.dumps(_ARGUMENTS)), None)
+        return '"probe_key"' not in as_text and '"probe_key"' in self._probe(_called(_ARGUMENTS), None)
+
+    def _probe(self, more: list[dict[str, Any]], tools: Any) -> str:
+        try:
+            return self._render(self._with_tools, [{"role": "user", "content": "x"}, *more], tools).text
+        except Exception:  # whatever a template raises, it does not know what it was given
+            return ""
+
+
+def _called(arguments: object) -> list[dict[str, Any]]:
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": _PROBE, "arguments": arguments}}
+    return [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "y", "tool_call_id": "abcdefghi", "name": _PROBE},
+    ]
+
+
+def _with_objects(message: dict[str, Any]) -> dict[str, Any]:
+    if "tool_calls" not in message:
+        return message
+    made = []
+    for call in message["tool_calls"]:
+        arguments = call["function"]["arguments"]
+        try:
+            value = json.loads(arguments)
+        except (ValueError, RecursionError):
+            value = arguments
+        made.append({**call, "function": {**call["function"], "arguments": value}})
+    return {**message, "tool_calls": made}
+
+
+def _with_short_ids(message: dict[str, Any]) -> dict[str, Any]:
+    out = dict(message)
+    if "tool_calls" in out:
+        out["tool_calls"] = [{**call, "id": _short(call["id"])} for call in out["tool_calls"]]
+    if "tool_call_id" in out:
+        out["tool_call_id"] = _short(out["tool_call_id"])
+    return out
+
+
+def _short(identity: str) -> str:
+    return identity if _SHORT_ID.match(identity) else hashlib.sha256(identity.encode()).hexdigest()[:9]
