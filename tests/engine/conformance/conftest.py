@@ -1,0 +1,86 @@
+"""Real clients against a real proxy with a real database in front of real backends."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.engine.conformance.table import Table
+from tests.engine.conftest import Backend
+from tests.postgres.conftest import cluster
+from tests.postgres.proxy.conftest import Stack, run_stack
+
+__all__ = ["cluster"]
+
+MODEL = "smollm2"
+BACKENDS = {
+    "plain": "N_CTX=1024",
+    "logprobs": "N_CTX=256\nLOGITS_ALL=1",
+    "embedding": "N_CTX=256\nEMBEDDING=1",
+}
+
+
+class Service:
+    """A proxy with a backend behind it, and a user's key."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.key = stack.add_key()
+        self.url = f"{stack.url}/v1"
+
+    @functools.cached_property
+    def openai(self) -> openai.OpenAI:
+        return self.stack.client(self.key)
+
+
+@pytest.fixture(scope="session")
+def table() -> Table:
+    """What the tests of this run saw."""
+    return Table()
+
+
+@pytest.fixture(scope="session")
+def service(
+    cluster: object, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Service]]:
+    """service(NAME) with a name of BACKENDS: started when first asked for, and shared."""
+    with contextlib.ExitStack() as exits:
+
+        @functools.cache
+        def begin(name: str) -> Service:
+            settings = f"MODEL={models}/smollm2.gguf\nN_THREADS=1\n{BACKENDS[name]}\n"
+            root = tmp_path_factory.mktemp(name)
+            backend = exits.enter_context(contextlib.closing(Backend(root, settings, name=MODEL)))
+            stack = exits.enter_context(run_stack(cluster, LLAMA_PROXY_RATE_LIMIT=1000))
+            (stack.root / "run").symlink_to(root / "run")
+            backend.wait_for("READY=1")
+            backend.socket.with_name("ready").touch()
+            stack.start_proxy()
+            stack.wait_served(MODEL)
+            exits.enter_context(_listening(stack.notify))
+            return Service(stack)
+
+        yield begin
+
+
+@contextlib.contextmanager
+def _listening(notify: socket.socket) -> Iterator[None]:
+    """Reads what systemd is told: the queue of the socket is short, and the proxy waits for room in it."""
+    notify.settimeout(None)
+
+    def read() -> None:
+        while notify.recv(4096):
+            pass
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    yield
+    notify.shutdown(socket.SHUT_RD)
+    thread.join()

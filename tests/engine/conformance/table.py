@@ -1,0 +1,111 @@
+"""What each client saw of each feature, and docs/conformance.md, the table that is made of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import openai
+
+CLIENTS = ("openai (Python)", "openai (JavaScript)", "langchain-openai")
+WORKS = "works"
+
+HEAD = """# What clients of OpenAI's API can use
+
+Made by the tests, which run each client against a real proxy with a real model (SmolLM2): do not edit.
+To make it anew:
+
+    sudo tests/run engine -- -k conformance --write-docs
+
+The clients' versions are those in `tests/requirements.lock` and `tests/engine/conformance/package-lock.json`.
+
+- *works*: the client got what it is to get.
+- A status and a code: it is refused so, and the client raises its own exception for it.
+- A dash: not tried, for the client has no such feature or it is the same call.
+
+"""
+
+FEATURES = (
+    "list of models",
+    "chat",
+    "chat, streamed",
+    "usage in a stream, where asked for",
+    "no usage in a stream, where not",
+    "role developer",
+    "max_completion_tokens",
+    "content in parts",
+    "an image",
+    "stop",
+    "the same seed, the same answer",
+    "n above 1",
+    "JSON object",
+    "JSON schema",
+    "JSON schema, streamed",
+    "JSON schema from a class, parsed into it",
+    "JSON schema with pattern",
+    "a function, named in tool_choice",
+    "a function, named, streamed",
+    "functions, the model's choice",
+    "a conversation with a function's result",
+    "logprobs, switched off (default)",
+    "logprobs, LOGITS_ALL=1",
+    "completions",
+    "completions, streamed",
+    "completions with suffix",
+    "completions with several prompts",
+    "embeddings on a chat model",
+    "embeddings, EMBEDDING=1",
+    "chat on an embedding model",
+    "a wrong key",
+    "an unknown model",
+    "a prompt longer than the context",
+    "a value out of range",
+    "more requests than allowed",
+)
+"""The rows, in their order."""
+
+
+class Table:
+    """Filled in by the tests of a run."""
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[str, str], str] = {}
+
+    @contextlib.contextmanager
+    def saw(self, client: str, feature: str) -> Iterator[None]:
+        """The body tries the feature: it works, is refused by an exception of the SDK, or the test fails."""
+        try:
+            yield
+        except openai.APIStatusError as error:
+            if error.status_code >= 500:
+                raise
+            self.note(
+                client,
+                feature,
+                f"{error.status_code} `{error.code}`" if error.code else str(error.status_code),
+            )
+        else:
+            self.note(client, feature, WORKS)
+
+    def note(self, client: str, feature: str, outcome: str) -> None:
+        assert client in CLIENTS and feature in FEATURES
+        self.cells[client, feature] = outcome
+
+    def text(self) -> str:
+        """The whole file."""
+        rows = [("Feature", *CLIENTS), ("---",) * (len(CLIENTS) + 1)]
+        rows += [
+            (feature, *(self.cells.get((client, feature), "-") for client in CLIENTS)) for feature in FEATURES
+        ]
+        return HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def read(text: str) -> dict[tuple[str, str], str]:
+    """The cells of a file that text() made."""
+    lines = [line.strip("| \n").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {
+        (client, row[0]): cell
+        for row in lines[2:]
+        for client, cell in zip(lines[0][1:], row[1:], strict=True)
+        if cell != "-"
+    }
