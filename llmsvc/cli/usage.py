@@ -53,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _usage(args: argparse.Namespace) -> Result:
     from llmsvc.accounts import usage
 
+    session.one_format(args)
     with session.database() as connection:
         period = usage.known(connection, _period(args))
         found = usage.report(connection, args.by, period, args.user)
@@ -69,7 +70,6 @@ def _usage(args: argparse.Namespace) -> Result:
         "total": dict(zip(_NUMBERS, total, strict=True)),
     }
     if args.csv:
-        session.one_format(args)
         headers = [*_group(args.by, None), *_NUMBERS]
         return Result(
             data, output.csv_text(headers, [[*group.values(), *numbers] for group, numbers in rows])

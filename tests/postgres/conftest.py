@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import getpass
 import itertools
+import json
 import os
 import pwd
 import shutil
@@ -13,15 +15,36 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from llmsvc import config, database, paths
+from llmsvc.accounts import keys
+from llmsvc.cli.main import main
+from llmsvc.proxy import ledger
 
 PORT = 54329
 PEER_DATABASE = "peer_only"
 _numbers = itertools.count()
+_ROW = {
+    "username": "alice",
+    "user_id": 1,
+    "key_id": 1,
+    "client_addr": "192.0.2.1",
+    "path": "/v1/chat/completions",
+    "model": "smollm2",
+    "state": "ok",
+    "status_code": 200,
+    "duration_ms": 1200,
+    "queue_ms": 200,
+    "request_bytes": 100,
+    "response_bytes": 1000,
+    "prompt_tokens": 10,
+    "completion_tokens": 20,
+}
+"""A request of the ledger: one second on the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,3 +169,61 @@ def migrated_database(empty_database: Database) -> Database:
     with empty_database.connect() as connection:
         database.migrate(connection)
     return empty_database
+
+
+class Cli:
+    """Runs commands in this process, against the configuration of one test."""
+
+    def __init__(self, capsys):
+        self.capsys = capsys
+
+    def __call__(self, *arguments, code=0):
+        assert main(arguments) == code
+        out, err = self.capsys.readouterr()
+        return err if code else out
+
+    def json(self, *arguments, code=0):
+        assert main([*arguments, "--json"]) == code
+        out, err = self.capsys.readouterr()
+        assert err == ""
+        return json.loads(out)
+
+
+@pytest.fixture
+def cli(empty_database, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "CONFIG_ENV", empty_database.config_env)
+    monkeypatch.setattr(paths, "PEPPER", tmp_path / "pepper")
+    monkeypatch.setattr(paths, "PROXY_USER", "nobody" if os.geteuid() == 0 else getpass.getuser())
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    paths.PEPPER.write_text(keys.generate_pepper())
+    return Cli(capsys)
+
+
+@pytest.fixture
+def ready(cli, database):
+    """The commands with a migrated database."""
+    return cli
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the migrated database."""
+    with database.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def record(database: Database) -> Callable[..., None]:
+    """Writes rows as the ledger does, one batch a call. Its arguments say what of _ROW is different."""
+
+    def write(*changes: dict[str, object]) -> None:
+        own = [{"request_id": str(ledger.new_request_id()), "created_at": str(_now())} for _ in changes]
+        rows = [_ROW | fresh | change for fresh, change in zip(own, changes, strict=True)]
+        with database.connect() as connection:
+            connection.execute(ledger._INSERT, [json.dumps(rows, default=str)])
+
+    return write
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)

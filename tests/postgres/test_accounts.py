@@ -10,12 +10,6 @@ from llmsvc.errors import ConflictError, NotFoundError, SettingError, UsageError
 PEPPER = b"p" * 32
 
 
-@pytest.fixture
-def connection(database):
-    with database.connect() as connection:
-        yield connection
-
-
 def usable(connection):
     return sorted((record.username, record.prefix) for record in directory.load(connection))
 

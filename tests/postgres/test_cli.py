@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
 import pwd
 
@@ -11,43 +9,8 @@ import pytest
 
 from llmsvc import paths
 from llmsvc.accounts import directory, keys, keystore, local
-from llmsvc.cli.main import main
 from llmsvc.database import schema
 from llmsvc.errors import Error
-
-
-class Cli:
-    """Runs commands in this process, against the configuration of one test."""
-
-    def __init__(self, capsys):
-        self.capsys = capsys
-
-    def __call__(self, *arguments, code=0):
-        assert main(arguments) == code
-        out, err = self.capsys.readouterr()
-        return err if code else out
-
-    def json(self, *arguments, code=0):
-        assert main([*arguments, "--json"]) == code
-        out, err = self.capsys.readouterr()
-        assert err == ""
-        return json.loads(out)
-
-
-@pytest.fixture
-def cli(empty_database, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(paths, "CONFIG_ENV", empty_database.config_env)
-    monkeypatch.setattr(paths, "PEPPER", tmp_path / "pepper")
-    monkeypatch.setattr(paths, "PROXY_USER", "nobody" if os.geteuid() == 0 else getpass.getuser())
-    monkeypatch.delenv("SUDO_USER", raising=False)
-    paths.PEPPER.write_text(keys.generate_pepper())
-    return Cli(capsys)
-
-
-@pytest.fixture
-def ready(cli, database):
-    """The commands with a migrated database."""
-    return cli
 
 
 def audit(database):

@@ -85,3 +85,22 @@ def test_json_of_something_unforeseen_is_a_bug():
 )
 def test_durations_are_short(seconds, text):
     assert output.duration(seconds) == text
+
+
+def test_a_title_stands_above_the_table_and_above_none():
+    assert shown(Result([], Table(("name",), [("a",)], title="all"))) == "all\nNAME\na\n"
+    assert shown(Result([], Table(("name",), [], title="all"))) == "all\nnone\n"
+
+
+def test_columns_stand_to_the_right_when_told_to():
+    table = Table(("name", "took"), [("a", "3 s"), ("b", "350 ms")], right=("took",))
+    assert shown(Result([], table)).splitlines() == ["NAME    TOOK", "a        3 s", "b     350 ms"]
+
+
+def test_csv_is_quoted_and_has_no_cell_that_a_spreadsheet_would_run():
+    rows = [("a,b", datetime.datetime(2026, 11, 22, 15, 47, tzinfo=BERLIN), None), ("=1+1", -3, "@x")]
+    assert output.csv_text(("name", "at", "n"), rows).splitlines() == [
+        "name,at,n",
+        '"a,b",2026-11-22T15:47:00+01:00,',
+        "'=1+1,-3,'@x",
+    ]
