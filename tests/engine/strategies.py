@@ -224,15 +224,22 @@ _choices = st.one_of(
     st.sampled_from(["f", "g", "h"]).map(lambda name: {"type": "function", "function": {"name": name}}),
     junk,
 )
+_fractions = st.one_of(*[st.sampled_from([0, 0.01, 0.3, 0.9, 1])] * 3, numbers)
+_penalties = st.one_of(*[st.sampled_from([-2, -0.5, 0, 0.7, 1, 2])] * 3, numbers)
 _sampling = _maybe(
-    temperature=numbers, top_p=numbers, min_p=numbers, top_k=numbers, presence_penalty=numbers, seed=numbers,
-    frequency_penalty=numbers, repeat_penalty=numbers, mirostat_mode=st.sampled_from([0, 1, 2, 3]), n=numbers,
-    mirostat_tau=numbers, mirostat_eta=numbers, min_tokens=st.one_of(st.integers(0, 9), numbers),
-    stop=st.one_of(texts, st.lists(texts, max_size=20), junk), user=junk, logprobs=st.one_of(st.booleans(),
+    temperature=_fractions, top_p=_fractions, min_p=_fractions, top_k=st.one_of(st.integers(-1, 50), numbers),
+    presence_penalty=_penalties, frequency_penalty=_penalties, repeat_penalty=_penalties,
+    seed=st.one_of(st.integers(-2, 2**33), numbers), n=st.sampled_from([1, 1, 1, 2, 0]),
+    mirostat_mode=st.sampled_from([0, 1, 2, 3]), mirostat_tau=_fractions, mirostat_eta=_fractions,
+    min_tokens=st.one_of(st.integers(0, 9), numbers),
+    stop=st.one_of(texts, st.lists(texts, max_size=20), junk), user=junk,
+    logprobs=st.one_of(st.booleans(), st.integers(0, 5), numbers), top_logprobs=st.one_of(st.integers(0, 6),
     numbers),
-    top_logprobs=numbers, stream_options=junk, grammar=texts, unknown=junk, logit_bias_type=texts,
+    stream_options=st.one_of(st.just({"include_usage": True}), junk), grammar=texts, unknown=junk,
     logit_bias=st.one_of(
-        junk, st.dictionaries(st.one_of(st.integers(-1, 49160).map(str), texts), numbers, max_size=5)
+        st.dictionaries(st.integers(0, 49151).map(str), st.sampled_from([-100, -1, 0.5, 100]), max_size=5),
+        st.dictionaries(st.one_of(st.integers(-1, 49160).map(str), texts), numbers, max_size=5),
+        junk,
     ),
 )  # fmt: skip
 
@@ -263,13 +270,13 @@ _few_fields = _sampling.flatmap(
 )
 _common = _maybe(
     stream=st.booleans(),
-    max_tokens=st.one_of(st.integers(1, MOST_TOKENS), st.integers(1, MOST_TOKENS), numbers, junk),
-    max_completion_tokens=st.one_of(st.integers(1, MOST_TOKENS), junk),
+    max_tokens=st.one_of(*[st.integers(1, MOST_TOKENS)] * 8, numbers, junk),
+    max_completion_tokens=st.one_of(*[st.integers(1, MOST_TOKENS)] * 8, numbers, junk),
     model=texts,
 )
 
 chats = _merged(
-    st.one_of(_messages, _messages, _bad_messages).map(lambda messages: {"messages": messages}),
+    st.one_of(*[_messages] * 4, _bad_messages).map(lambda messages: {"messages": messages}),
     _common,
     _few_fields,
     st.one_of(st.just({}), _maybe(tools=st.one_of(_tools, junk), tool_choice=_choices, response_format=junk)),
