@@ -261,7 +261,8 @@ def _act(verb: str, name: str) -> None:
     except (DeniedError, UnavailableError):
         raise
     except Error as error:
-        if error.message.endswith("canceled."):
+        # of a model that failed, units/instance-hook itself cancels the start, so that it is not restarted
+        if error.message.endswith("canceled.") and state(unit(name)).result == "success":
             raise CanceledError(
                 f"another command came while {name} started", hint="see 'llmsvc status'"
             ) from None
