@@ -24,8 +24,9 @@ from llmsvc.systemd import manager
 
 DEFAULT_MODEL = "smollm2"
 FIRST_USER = "admin"
-WATCH = "llmsvc-models.path"
-WATCH_SERVICE = "llmsvc-models.service"
+WATCH = ("llmsvc-models.path", "llmsvc-models.service", "llmsvc-models-reload.service")
+"""What makes changes in models.d known to systemd; the first is enabled."""
+PRUNE = "llmsvc-prune.timer"
 
 
 class Plan:
@@ -112,7 +113,7 @@ class Plan:
 
     def _units(self) -> Iterator[Action]:
         yield self._file(paths.GENERATORS / "llmsvc-generator", _ours("llmsvc-generator"), mode=0o755)
-        units = {name: _ours(name) for name in (manager.SOCKET, manager.SLICE, WATCH, WATCH_SERVICE)}
+        units = {name: _ours(name) for name in (manager.SOCKET, manager.SLICE, *WATCH, PRUNE)}
         for name, text in sorted((units | render.units(self.facts)).items()):
             yield self._file(paths.UNITS / name, text)
         if paths.POLKIT_RULES.is_dir():
@@ -136,17 +137,14 @@ class Plan:
     def _services(self) -> Iterator[Action]:
         if self.manifest.release != self.facts.release:
             self._stale |= {manager.PROXY, "llama-server@.service"}
-        boot = [manager.SOCKET, manager.PROXY, WATCH]
+        boot = [manager.SOCKET, manager.PROXY, WATCH[0], PRUNE]
         yield Step(
             "enable the services at boot",
-            lambda: run(["systemctl", "is-enabled", *boot], check=False).stdout.split() != ["enabled"] * 3,
+            lambda: run(["systemctl", "is-enabled", *boot], check=False).stdout.split() != ["enabled"] * 4,
             lambda: run(["systemctl", "enable", "-q", *boot]),
         )
-        yield Step(
-            f"start {WATCH}",
-            lambda: WATCH in self._stale or manager.state(WATCH).active != "active",
-            lambda: run(["systemctl", "restart", WATCH]),
-        )
+        for watching in (WATCH[0], PRUNE):
+            yield self._start(watching)
         yield Step("start auth-proxy", self._proxy_due, self._start_proxy)
         name = self.model.name if self.model else manager.active_model() or store.default_model()
         if name:
@@ -165,6 +163,13 @@ class Plan:
         action = WriteFile(path, text, self.manifest, mode=mode, written=self._stale.add)
         self.files.append(action)
         return action
+
+    def _start(self, unit: str) -> Action:
+        return Step(
+            f"start {unit}",
+            lambda: unit in self._stale or manager.state(unit).active != "active",
+            lambda: run(["systemctl", "restart", unit]),
+        )
 
     def _write_config(self) -> None:
         atomic.write(paths.CONFIG_ENV, self._config_text, 0o644)

@@ -77,7 +77,7 @@ def roll_back(failed: str, default: str | None, journal: Journal) -> Rollback | 
         # where a mount failed, the model that ran may still be finishing its requests
         while manager.jobs() == {"stop"}:
             time.sleep(0.1)
-        if (other := _running()) or manager.jobs():
+        if (other := manager.running()) or manager.jobs():
             journal.send(f"{failed} failed; {other or 'another command'} comes first")
             return None
         before = last()
@@ -117,7 +117,7 @@ def retry(default: Callable[[], str | None], journal: Journal) -> None:
             # not longer than planned, whatever was done to the clock
             time.sleep(max(0.0, min(plan.retry_at - time.time(), plan.delay)))
             with _alone():
-                if last() == plan and not _running() and _fire(plan, default(), journal):
+                if last() == plan and not manager.running() and _fire(plan, default(), journal):
                     return
             time.sleep(_BUSY_WAIT)
     except SystemExit:
@@ -179,12 +179,6 @@ def _tell(done: Rollback, journal: Journal) -> None:
     journal.send(f"{begin}no other model starts, none runs{again}", priority=3, fields=fields)
     if done.delay <= _FIRST_DELAY:
         manager.alert("no-model")
-
-
-def _running() -> str | None:
-    """A model that is READY, or on its way."""
-    states = [state for state in manager.instances() if state.active in ("active", "reloading", "activating")]
-    return manager.instance_name(states[0].unit) if states else None
 
 
 def _given_up(name: str) -> bool:

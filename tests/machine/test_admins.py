@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 
@@ -38,6 +40,19 @@ def test_an_admin_switches_by_systemctl_and_by_llmsvc(machine, people):
 def test_an_admin_may_do_nothing_else(machine, people, command):
     assert run_as(machine, "carl", *command.split()).returncode != 0
     assert machine.states("llama-server@smollm2", "auth-proxy") == ["active", "active"]
+
+
+def test_what_an_admin_does_is_in_the_journal_with_the_name(machine, people):
+    since = time.time()
+    run_as(machine, "carl", "systemctl", "restart", "llama-server@smollm2")
+    said = [entry["MESSAGE"] for entry in machine.journal(f"--since=@{since:.3f}", "-t", "llmsvc")]
+    assert "carl: restart llama-server@smollm2.service" in said
+
+
+def test_an_admin_ends_the_retries_and_sends_no_alerts(machine, people):
+    assert run_as(machine, "carl", "systemctl", "stop", "llmsvc-retry").returncode == 0
+    assert run_as(machine, "carl", "systemctl", "start", "llmsvc-retry").returncode != 0
+    assert run_as(machine, "carl", "systemctl", "start", "llmsvc-alert@rollback").returncode != 0
 
 
 def test_others_are_refused_with_a_hint(machine, people):

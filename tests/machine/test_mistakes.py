@@ -4,68 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-GOOD = "/etc/llmsvc/models.d/smollm2.env"
 FILE = "/var/lib/llmsvc/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def as_nobody(machine, *command: str):
     return machine.exec("runuser", "-u", "nobody", "--", *command, check=False)
-
-
-@pytest.fixture
-def bad_model(machine):
-    """bad_model(SCRIPT): makes the model `bad` from a copy of the good one's settings, changed by SCRIPT."""
-    yield lambda script: machine.shell(
-        f"cd /etc/llmsvc/models.d; cp {GOOD} bad.env; {script}; systemctl daemon-reload"
-    )
-    machine.shell(
-        "rm -f /etc/llmsvc/models.d/bad.env /var/lib/llmsvc/models/bad.gguf; systemctl daemon-reload"
-    )
-    machine.shell("systemctl reset-failed; systemctl start llama-server@smollm2")
-
-
-@pytest.mark.parametrize(
-    ("script", "said"),
-    [
-        (
-            f"head -c 100000 {FILE} >/var/lib/llmsvc/models/bad.gguf; sed -i s,{FILE},bad.gguf, bad.env",
-            "truncated",
-        ),
-        (f"sed -i s,{FILE},bad.gguf, bad.env", "No such file"),
-        ("echo N_CTX=lots >>bad.env", "bad.env:"),
-    ],
-    ids=["truncated file", "no file", "bad value"],
-)
-def test_a_model_that_cannot_start_gives_the_old_one_back(machine, bad_model, script, said):
-    bad_model(script)
-    assert machine.exec("systemctl", "start", "llama-server@bad", check=False).returncode != 0
-    machine.await_states(["llama-server@smollm2", "llama-server@bad"], ["active", "failed"])
-    own = [entry["MESSAGE"] for entry in machine.journal("-b", "-u", "llama-server@bad", "_COMM=llmsvc")]
-    assert own, "the backend said nothing"
-    assert said in own[-1]
-    assert not any("Traceback" in line for line in own)
-    status = machine.out("systemctl", "show", "-P", "ExecMainStatus", "llama-server@bad")
-    assert status == "78"
-
-
-def test_going_back_tries_each_good_model_once_until_one_is_ready(machine):
-    history, models = "/var/lib/llmsvc/good-models", "/etc/llmsvc/models.d"
-    names = ("gone-a", "gone-b", "gone-c")
-    machine.shell(
-        f"for n in {' '.join(names)}; do echo MODEL=$n.gguf >{models}/$n.env; done; systemctl daemon-reload; "
-        f"cp {history} /root/; printf '%s\\n' gone-a gone-b smollm2 >{history}"
-    )
-    try:
-        assert machine.exec("systemctl", "start", "llama-server@gone-c", check=False).returncode != 0
-        machine.await_states(["llama-server@smollm2"], ["active"])
-        for name in names:
-            said = machine.journal("-b", "-u", f"llama-server@{name}", "_COMM=llmsvc")
-            assert len(said) == 1 and "No such file" in said[0]["MESSAGE"]
-    finally:
-        machine.shell(
-            f"rm {models}/gone-*.env; mv /root/good-models {history}; "
-            "systemctl daemon-reload; systemctl reset-failed; systemctl start llama-server@smollm2"
-        )
 
 
 def test_adding_a_broken_file_changes_nothing(machine):

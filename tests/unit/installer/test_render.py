@@ -9,11 +9,12 @@ import pytest
 
 from installer import render
 from installer.facts import Facts
+from installer.plan import PRUNE, WATCH
 from llmsvc import config, env, paths
 
-SERVICES = ("llama-server@.service", "auth-proxy.service", "llmsvc-alert@.service")
+SERVICES = ("llama-server@.service", "auth-proxy.service", "llmsvc-alert@.service", "llmsvc-prune.service")
 HELPERS = ("llama-server-rollback@.service", "llmsvc-retry.service")
-FIXED = ("auth-proxy.socket", "llmsvc-backend.slice", "llmsvc-models.path", "llmsvc-models.service")
+FIXED = ("auth-proxy.socket", "llmsvc-backend.slice", *WATCH, PRUNE)
 
 
 def units(systemd: int = 252, gpu: str = "none") -> dict[str, str]:
