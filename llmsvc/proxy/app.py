@@ -14,8 +14,9 @@ from llmsvc.accounts.directory import KeyRecord
 from llmsvc.proxy import access
 from llmsvc.proxy.client import Client
 from llmsvc.proxy.errors import ApiError, Headers, model_not_found
-from llmsvc.proxy.exchange import Exchange, Services, client_address
+from llmsvc.proxy.exchange import Exchange, Services
 from llmsvc.proxy.ledger import new_request_id
+from llmsvc.proxy.tally import client_address
 
 MODEL_PATHS = frozenset(
     {

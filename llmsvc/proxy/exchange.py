@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import datetime
 import json
 import logging
 import time
@@ -19,7 +18,7 @@ from llmsvc.accounts.directory import KeyRecord
 from llmsvc.config import Config
 from llmsvc.proxy import access, body, poison, sse
 from llmsvc.proxy.auth import KeyDirectory
-from llmsvc.proxy.backends import LOST, Backend, StoppingError, Usage
+from llmsvc.proxy.backends import LOST, Backend, StoppingError
 from llmsvc.proxy.client import Client
 from llmsvc.proxy.errors import (
     BODY_TIMEOUT,
@@ -37,6 +36,7 @@ from llmsvc.proxy.limits import Window
 from llmsvc.proxy.poison import Poison
 from llmsvc.proxy.status import Speed
 from llmsvc.proxy.switcher import Switcher
+from llmsvc.proxy.tally import Tally, client_address
 from llmsvc.proxy.unloaded import Unloaded
 from llmsvc.proxy.upstream import Upstream
 from llmsvc.systemd.journal import Journal
@@ -86,28 +86,20 @@ class Exchange:
         self._path: str = scope["path"]
         self._id = new_request_id()
         self._client = Client(send, self._headers)
-        self._created = datetime.datetime.now(datetime.timezone.utc)
-        self._start = time.monotonic()
+        self._tally = Tally(self._id, record, client_address(scope), self._path)
         self._task: asyncio.Task[Any] | None = None
         self._reason: ApiError | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._helpers: list[asyncio.Task[None]] = []
         self._place: float | None = None
         self._body: body.Body | None = None
-        self._request_bytes = 0
         self._backend: Backend | None = None
         self._response: aiohttp.ClientResponse | None = None
         self._at_backend = False
         self._sent: float | None = None
         self._expected: str | None = None
         self._wants: str | None = None
-        self._model: str | None = None
-        self._queued: float = 0.0
         self._held: float = 0.0
-        self._first_token: float | None = None
-        self._usage = Usage()
-        self._status = 200
-        self._state = "ok"
 
     def abort(self, reason: ApiError) -> None:
         """Ends the request early; does nothing if its answer is complete or it is being ended already."""
@@ -144,7 +136,7 @@ class Exchange:
         finally:
             self._leave_backend()
             self._services.running.discard(self)
-            row = self._row()
+            row = self._tally.row(self._client.bytes)
             self._services.ledger.end(self._id, row)
             access.write(self._services.journal, row)
 
@@ -159,7 +151,7 @@ class Exchange:
         self._timers.append(timer)
         raw = await body.read(self._scope, self._receive, config.llama_proxy_max_body_bytes)
         timer.cancel()
-        self._request_bytes = len(raw)
+        self._tally.request_bytes = len(raw)
         self._body = body.parse(raw)
         self._wants = services.switcher.wanted(record, self._body.model)
         if services.switcher.loaded is not None:
@@ -168,7 +160,7 @@ class Exchange:
             self._check_poison(services.queue.backend)
         self._expected = services.upstream.expects(self._body.model)
         services.queue.check(record.user_id)
-        services.ledger.accept(self._id, self._row(state="proxy_killed"))
+        services.ledger.accept(self._id, self._tally.row(open_state="proxy_killed"))
         self._timers.append(loop.call_later(_WATCH_AFTER_SECONDS, self._help, self._watch_client))
         if self._body.stream:
             self._timers.append(loop.call_later(_SILENCE_SECONDS, self._help, self._break_silence))
@@ -199,7 +191,7 @@ class Exchange:
             backend = self._backend = await self._turn(first=lost)
             self._check_model(backend)
             self._check_poison(backend)
-            self._model = backend.name
+            self._tally.model = backend.name
             try:
                 await self._forward(backend)
                 return
@@ -214,14 +206,14 @@ class Exchange:
             if self._client.answering:
                 break
             self._leave_backend()
-            self._usage, self._first_token = Usage(), None
+            self._tally.forget_answer()
             lost = True
         raise upstream_lost()
 
     async def _turn(self, *, first: bool) -> Backend:
         queue = self._services.queue
         since, outages = time.monotonic(), queue.outage_seconds()
-        deadline = since + self._services.config.llama_proxy_queue_seconds - self._queued
+        deadline = since + self._services.config.llama_proxy_queue_seconds - self._tally.queued
         try:
             return await queue.acquire(
                 self.record.user_id,
@@ -232,7 +224,7 @@ class Exchange:
                 name=self.record.username,
             )
         finally:
-            self._queued += time.monotonic() - since
+            self._tally.queued += time.monotonic() - since
             self._held += queue.outage_seconds() - outages
 
     async def _forward(self, backend: Backend) -> None:
@@ -246,14 +238,14 @@ class Exchange:
         answer = await response.read()
         if response.status == 503 and sse.says_stopping(_parsed(answer)):
             raise StoppingError
-        self._first_token = time.monotonic()
-        self._usage = sse.usage_of_answer(answer) or self._usage
+        self._tally.first_token = time.monotonic()
+        self._tally.usage = sse.usage_of_answer(answer) or self._tally.usage
         if response.status < 500:
             self._answered(backend)
         self._leave_backend()
-        self._status = response.status
+        self._tally.status = response.status
         if response.status != 200:
-            self._state = "rejected_request" if response.status < 500 else "error"
+            self._tally.state = "rejected_request" if response.status < 500 else "error"
         if self._client.started:
             await self._client.events(b"data: " + _one_line(answer) + b"\n\n")
             await self._client.end()
@@ -265,19 +257,19 @@ class Exchange:
         assert self._body is not None
         events = sse.EventStream(self._body.wants_usage)
         while data := await response.content.readany():
-            if self._first_token is None:
-                self._first_token = time.monotonic()
+            if self._tally.first_token is None:
+                self._tally.first_token = time.monotonic()
             out = events.feed(data)
             if events.stopping and not self._client.answering:
                 raise StoppingError
             if out:
                 await self._client.events(out)
         if events.usage is not None:
-            self._usage = events.usage
+            self._tally.usage = events.usage
         if events.stopping:
-            self._status, self._state = 503, "switched"
+            self._tally.status, self._tally.state = 503, "switched"
         elif events.failed:
-            self._state = "error"
+            self._tally.state = "error"
         elif not events.done:
             raise aiohttp.ClientPayloadError("the stream has no end")
         else:
@@ -287,7 +279,7 @@ class Exchange:
 
     async def _fail(self, error: ApiError) -> None:
         """Frees the model and tells the client, who may be slow to hear it."""
-        self._status, self._state = error.status, error.state
+        self._tally.status, self._tally.state = error.status, error.state
         told = None
         if error is CLIENT_GONE:
             if self._place is not None and not self._at_backend:
@@ -299,7 +291,7 @@ class Exchange:
             if usage is None:
                 self._suspect(self._backend)
             else:
-                self._usage = usage
+                self._tally.usage = usage
         self._leave_backend()
         if told is not None:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -315,8 +307,8 @@ class Exchange:
         """The answer is complete, and it is no failure of the model."""
         if self._services.poison:
             self._services.poison.succeeded(self._fingerprint(backend))
-        if self._usage.completion_tokens and self._sent is not None:
-            self._services.speed.note(self._usage.completion_tokens, max(0.0, time.time() - self._sent))
+        if self._tally.usage.completion_tokens and self._sent is not None:
+            self._services.speed.note(self._tally.usage.completion_tokens, max(0.0, time.time() - self._sent))
 
     def _leave_backend(self) -> None:
         """Gives the slot back; a connection with an unread answer is closed."""
@@ -351,44 +343,9 @@ class Exchange:
             headers += self._services.window.headers(self.record.user_id, self.record.rate_limit)
         return headers
 
-    def _row(self, state: str | None = None) -> access.Row:
-        """The columns of llama_requests; `state` for a request that has not ended."""
-        ended = state is None
-        return {
-            "request_id": str(self._id),
-            "username": self.record.username,
-            "user_id": self.record.user_id,
-            "key_id": self.record.key_id,
-            "client_addr": client_address(self._scope),
-            "path": self._path,
-            "model": self._model,
-            "state": state or self._state,
-            "status_code": self._status if ended else None,
-            "duration_ms": _milliseconds(time.monotonic() - self._start) if ended else None,
-            "queue_ms": _milliseconds(self._queued) if ended else None,
-            "first_token_ms": None
-            if self._first_token is None
-            else _milliseconds(self._first_token - self._start),
-            "request_bytes": self._request_bytes,
-            "response_bytes": self._client.bytes,
-            "prompt_tokens": self._usage.prompt_tokens,
-            "completion_tokens": self._usage.completion_tokens,
-            "created_at": self._created.isoformat(),
-        }
-
 
 def _nothing() -> None:
     pass
-
-
-def client_address(scope: Scope) -> str | None:
-    """The IP address of the client; None on a unix socket."""
-    client = scope.get("client")
-    return client[0].partition("%")[0] or None if client else None
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 def _one_line(answer: bytes) -> bytes:

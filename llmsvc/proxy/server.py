@@ -208,7 +208,8 @@ class Server(uvicorn.Server):
         while True:
             if self._status.line() != last:
                 last = self._status.line()
-                notify.status(last)
+                # it blocks while systemd is busy with itself, as in a daemon-reload
+                await asyncio.to_thread(notify.status, last)
             await asyncio.sleep(_STATUS_SECONDS)
 
     async def _save_windows(self) -> None:

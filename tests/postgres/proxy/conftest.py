@@ -8,12 +8,14 @@ import itertools
 import json
 import os
 import pwd
+import queue
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +32,7 @@ from llmsvc.accounts import keys, meta
 HERE = Path(__file__).parent
 MOCK = HERE.parents[1] / "mock_backend.py"
 PEPPER = bytes(range(32))
+_NOTIFIED = 10
 _numbers = itertools.count()
 
 
@@ -52,6 +55,7 @@ class Stack:
     notify: socket.socket
     settings: dict[str, str]
     cluster: Any
+    notified: queue.Queue[str] = dataclasses.field(default_factory=queue.Queue)
     proxy: subprocess.Popen[bytes] | None = None
     backends: dict[str, subprocess.Popen[bytes]] = dataclasses.field(default_factory=dict)
     exits: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
@@ -84,18 +88,26 @@ class Stack:
                 stderr=log,
                 env={"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(self.root / "notify"), **environ},
             )
-        self.wait_notified("READY=1")
+        self.wait_notified("READY=1", 40)
 
     def wait_notified(self, what: str, seconds: float = 15.0) -> str:
         """The next message to systemd that contains this."""
-        self.notify.settimeout(seconds)
+        deadline = time.monotonic() + seconds
         while True:
             try:
-                message = self.notify.recv(4096).decode()
-            except TimeoutError:
+                message = self.notified.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
                 pytest.fail(f"systemd was not told {what}; the log:\n{self.log}")
             if what in message:
                 return message
+
+    def read_notify(self) -> None:
+        """Reads what systemd is told, which would hold up the proxy if nobody did; keeps the latest."""
+        with contextlib.suppress(OSError):
+            while message := self.notify.recv(4096):
+                self.notified.put(message.decode())
+                if self.notified.qsize() > _NOTIFIED:
+                    self.notified.get_nowait()
 
     def stop_proxy(self, sig: int = signal.SIGTERM) -> int:
         assert self.proxy is not None
@@ -228,6 +240,7 @@ class Stack:
             process.kill()
             process.wait()
         self.listener.close()
+        self.notify.shutdown(socket.SHUT_RDWR)
         self.notify.close()
 
 
@@ -251,6 +264,7 @@ def run_stack(cluster: Any, **settings: object) -> Iterator[Stack]:
         }
         texts = {key: str(value) for key, value in values.items()}
         stack = Stack(root, name, listener, notify, texts, cluster)
+        threading.Thread(target=stack.read_notify, daemon=True).start()
         try:
             with stack.connect() as connection:
                 database.migrate(connection)
