@@ -24,6 +24,13 @@ SELECT seq, request_id, username, end_user, key_id, host(client_addr) AS client_
  WHERE username NOT IN (SELECT username FROM llama_users WHERE hidden)
 """
 
+# There is no index by model: nothing is searched before and after the days on which it answered.
+_DAYS_OF_MODEL = """
+   AND created_at >= (SELECT min(day) FROM llama_usage_daily WHERE model = %s)::timestamp AT TIME ZONE 'UTC'
+   AND created_at <
+       (SELECT max(day) + 1 FROM llama_usage_daily WHERE model = %s)::timestamp AT TIME ZONE 'UTC'
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -86,6 +93,9 @@ class Filter:
 def latest(connection: Connection, which: Filter, limit: int) -> list[Request]:
     """The latest requests, by the time of their acceptance, the newest last."""
     condition, parameters = which.condition()
+    if which.model is not None:
+        condition += _DAYS_OF_MODEL
+        parameters += [which.model] * 2
     text = f"{_SELECT}{condition} ORDER BY created_at DESC, request_id DESC LIMIT %s"
     with connection.cursor(row_factory=class_row(Request)) as cursor:
         return cursor.execute(text.encode(), [*parameters, limit]).fetchall()[::-1]

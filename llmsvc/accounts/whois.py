@@ -12,7 +12,7 @@ from llmsvc.database import Connection
 from llmsvc.errors import NotFoundError, UsageError
 
 _LAST_REQUESTS = 1000
-_LOOKED_AT = 100_000
+_LOOKED_AT = 20_000
 """Bounds the search in the requests of a user who has many keys."""
 
 _OWNER = f"""

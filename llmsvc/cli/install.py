@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from llmsvc import __version__
+from llmsvc.cli import session
 from llmsvc.cli.output import Result
 
 
@@ -69,6 +71,8 @@ def _install(arguments: argparse.Namespace) -> Result:
     with files.locked(paths.INSTALL_LOCK, waiting="waiting for another 'llmsvc install' to end"):
         plan = Plan(facts.gather(), options)
         done = apply.apply(plan, lambda title: print(f"  {title}", file=sys.stderr, flush=True))
+    if done.actions:
+        session.note("install", f"llmsvc {__version__}, {len(done.actions)} changes")
     kept = [str(file.path) for file in plan.files if file.kept]
     data = {"actions": done.actions, "kept": kept, "answer": done.answer}
     data |= {"base_url": plan.config.base_url, "key": plan.key}

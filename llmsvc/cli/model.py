@@ -247,6 +247,8 @@ def _add(args: argparse.Namespace) -> Result:
         how=args.how,
     )
     _daemon_reload()
+    if installed.changed:
+        session.note("model add", installed.name)
     model = store.model(installed.name)
     done = "is installed" if installed.changed else "is installed already"
     linked = "\nthe file is a hard link: do not change the original in place" if installed.linked else ""
@@ -272,6 +274,7 @@ def _use(args: argparse.Namespace) -> Result:
     changed = store.set_default(args.name)
     if changed:
         manager.daemon_reload()
+    session.note("model use", args.name)
     return Result(
         _data(store.model(args.name)) | {"changed": changed},
         f"model {args.name} answers now, and is what starts at boot",
@@ -285,6 +288,7 @@ def _remove(args: argparse.Namespace) -> Result:
 
     removed = store.remove(args.name, session.configuration())
     _daemon_reload()
+    session.note("model remove", removed.name)
     files = ", ".join(file.name for file in removed.files) or "no file"
     return Result(removed, f"model {removed.name} is removed: {files}, {size(removed.freed)} free again")
 

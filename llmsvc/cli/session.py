@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llmsvc import paths
-from llmsvc.errors import UnavailableError, UsageError
+from llmsvc.errors import Error, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -58,6 +59,28 @@ def change(verb: str, thing: str) -> Iterator[Connection]:
     with database() as connection, connection.transaction():
         yield connection
         audit.record(connection, verb, thing)
+
+
+def note(verb: str, thing: str) -> None:
+    """The audit row of a change that was made outside of the database, such as a switch of the model.
+
+    Where it cannot be written the journal has it: the change is done, and there may be no database. Members
+    of llmsvc-admin, who may not write it, have their entries in the journal too.
+    """
+    import psycopg
+
+    from llmsvc.accounts import audit
+    from llmsvc.actor import actor
+    from llmsvc.systemd import journal
+
+    if os.geteuid() != 0:
+        return
+    try:
+        with database() as connection:
+            audit.record(connection, verb, thing)
+    except (Error, psycopg.Error) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        journal.note("llmsvc", f"not in llama_audit: {actor()}, {verb} {thing}: {reason[0]}", {})
 
 
 def pepper(connection: Connection) -> bytes:

@@ -18,7 +18,9 @@ import pytest
 
 from llmsvc.accounts import retention, usage
 from llmsvc.accounts.usage import Period
+from llmsvc.cli import session
 from llmsvc.database import schema
+from llmsvc.systemd import journal
 
 UTC = datetime.timezone.utc
 OCTOBER = Period(datetime.datetime(2026, 10, 1, tzinfo=UTC), datetime.datetime(2026, 11, 1, tzinfo=UTC))
@@ -413,3 +415,17 @@ def test_following_goes_on_after_the_connection_was_lost(database, connection, r
         assert process.stderr.readline().endswith("; trying again\n")
         record(day("2026-10-05T12:00:00", path="/after"))
         assert json.loads(process.stdout.readline())["path"] == "/after"
+
+
+def test_a_change_outside_of_the_database_is_in_the_audit(ready, monkeypatch):
+    session.note("model use", "gemma3")
+    assert [(row["verb"], row["object"]) for row in ready.json("audit")] == [("model use", "gemma3")]
+
+
+def test_a_change_that_the_audit_cannot_take_is_in_the_journal(cli, monkeypatch):
+    notes = []
+    monkeypatch.setattr(journal, "note", lambda *about: notes.append(about))
+    session.note("model use", "gemma3")
+    ((identifier, text, _),) = notes
+    assert identifier == "llmsvc"
+    assert ", model use gemma3: the database does not have the tables" in text

@@ -20,8 +20,7 @@ COMMENT ON COLUMN llama_usage_daily.rejected IS 'Requests that we refused: limit
 COMMENT ON COLUMN llama_usage_daily.model_ms IS 'Time that requests took beyond their wait in the queue.';
 
 CREATE VIEW llama_request_usage AS
-SELECT request_id,
-       created_at,
+SELECT created_at,
        (created_at AT TIME ZONE 'UTC')::date AS day,
        username,
        key_id,
@@ -44,27 +43,40 @@ COMMENT ON VIEW llama_request_usage IS 'What each row of llama_requests adds to 
 -- Counts what a statement added, in its own transaction: each row once, whenever it comes and however often it
 -- is sent.
 CREATE FUNCTION llama_requests_added() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    ids uuid[] := ARRAY(SELECT request_id FROM added);
 BEGIN
     IF EXISTS (SELECT FROM added a JOIN llama_users u ON u.id = a.user_id WHERE u.erased_at IS NOT NULL) THEN
         UPDATE llama_requests r
            SET username = u.username, client_addr = NULL
           FROM llama_users u
-         WHERE r.request_id = ANY (ids) AND u.id = r.user_id AND u.erased_at IS NOT NULL;
+         WHERE r.request_id = ANY (ARRAY(SELECT request_id FROM added))
+           AND u.id = r.user_id AND u.erased_at IS NOT NULL;
     END IF;
 
-    -- in the order of the key, so that two statements at once cannot wait for each other
+    -- As in llama_request_usage, but straight from the new rows. In the order of the key, so that two statements
+    -- at once cannot wait for each other.
     INSERT INTO llama_usage_daily AS d (
         day, username, key_id, end_user, model, requests, errors, rejected, prompt_tokens, completion_tokens,
         duration_ms, queue_ms, model_ms, request_bytes, response_bytes)
-    SELECT day, username, key_id, end_user, model, sum(requests), sum(errors), sum(rejected),
-           sum(prompt_tokens), sum(completion_tokens), sum(duration_ms), sum(queue_ms), sum(model_ms),
-           sum(request_bytes), sum(response_bytes)
-      FROM llama_request_usage
-     WHERE request_id = ANY (ids)
-     GROUP BY day, username, key_id, end_user, model
-     ORDER BY day, username, key_id, end_user, model
+    SELECT (a.created_at AT TIME ZONE 'UTC')::date AS day,
+           coalesce(u.username, a.username) AS username,
+           a.key_id,
+           coalesce(a.end_user, '') AS end_user,
+           coalesce(a.model, '') AS model,
+           count(*),
+           count(*) FILTER (WHERE a.state IN ('error', 'timeout', 'switched', 'proxy_killed')),
+           count(*) FILTER (WHERE a.state ~ '^rejected_'),
+           coalesce(sum(a.prompt_tokens), 0),
+           coalesce(sum(a.completion_tokens), 0),
+           coalesce(sum(a.duration_ms), 0),
+           coalesce(sum(a.queue_ms), 0),
+           coalesce(sum(greatest(coalesce(a.duration_ms, 0)::bigint - coalesce(a.queue_ms, 0), 0))
+               FILTER (WHERE a.model IS NOT NULL AND a.state !~ '^rejected_'), 0),
+           sum(a.request_bytes),
+           sum(a.response_bytes)
+      FROM added a
+      LEFT JOIN llama_users u ON u.id = a.user_id AND u.erased_at IS NOT NULL
+     GROUP BY 1, 2, 3, 4, 5
+     ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (day, username, key_id, end_user, model) DO UPDATE SET
         requests = d.requests + excluded.requests,
         errors = d.errors + excluded.errors,
