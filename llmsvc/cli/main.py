@@ -75,7 +75,7 @@ _EPILOG = """\
 document to stdout, also about an error: {"error": {"type", "message", "hint", "exit_code"}}.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 no such thing, 4 not permitted,
-5 exists or in use, 6 a needed part does not answer, 78 bad setting."""
+5 exists or in use, 6 a needed part does not answer, 78 bad setting, 130 interrupted."""
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

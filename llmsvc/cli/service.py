@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from llmsvc.cli import switching
+from llmsvc.cli import session, switching
 from llmsvc.cli.output import Result
 from llmsvc.errors import NotFoundError
 
@@ -55,6 +55,7 @@ def _start(arguments: argparse.Namespace) -> Result:
     if not name:
         raise NotFoundError("no model is the default", hint="llmsvc model list; llmsvc model use NAME")
     switching.start(name, force=arguments.force, quiet=_as_json(arguments))
+    session.note("start", name)
     text = f"{name} is ready."
     if name != default:
         text += f" It runs until the next boot; 'llmsvc model use {name}' keeps it."
@@ -63,12 +64,20 @@ def _start(arguments: argparse.Namespace) -> Result:
 
 def _stop(arguments: argparse.Namespace) -> Result:
     from llmsvc.library import store
-    from llmsvc.systemd import manager
+    from llmsvc.systemd import manager, rollback
 
-    name = arguments.model or manager.active_model()
+    name = arguments.model or manager.running()
     if not name:
-        return Result({"model": None, "state": "inactive"}, "No model runs.")
+        planned = rollback.last()
+        if not planned or not planned.to or not planned.retry_at:
+            return Result({"model": None, "state": "inactive"}, "No model runs.")
+        # the stop of any model ends the retries
+        switching.stop(planned.to, quiet=_as_json(arguments))
+        return Result(
+            {"model": planned.to, "state": "inactive"}, f"No model runs; {planned.to} is not tried again."
+        )
     switching.stop(name, quiet=_as_json(arguments))
+    session.note("stop", name)
     default = store.default_model()
     text = f"{name} is stopped."
     if default:
@@ -80,10 +89,11 @@ def _restart(arguments: argparse.Namespace) -> Result:
     from llmsvc.library import store
     from llmsvc.systemd import manager
 
-    name = arguments.model or manager.active_model() or store.default_model()
+    name = arguments.model or manager.running() or store.default_model()
     if not name:
         raise NotFoundError("no model runs, and none is the default", hint="llmsvc model list")
     switching.restart(name, force=arguments.force, quiet=_as_json(arguments))
+    session.note("restart", name)
     return Result({"model": name, "state": "active"}, f"{name} is ready.")
 
 

@@ -1,4 +1,4 @@
-"""A switch by command: what it checks first, shows meanwhile, leaves in the journal and tells of a failure."""
+"""A switch by command: what it checks first and shows meanwhile, its entry, and what a failure tells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 import pytest
 
 from llmsvc import paths
-from llmsvc.cli import main, switching
+from llmsvc.cli import main, session, switching
 from llmsvc.cli.progress import ProgressLine
 from llmsvc.errors import DeniedError
 from llmsvc.library import preflight
@@ -58,7 +58,8 @@ def systemd(tmp_path, monkeypatch):
     for verb, name in (("start", "switch"), ("restart", "restart"), ("stop", "stop")):
         monkeypatch.setattr(manager, name, fake.act(verb))
     monkeypatch.setattr(journal, "note", lambda *about: notes.append(about))
-    monkeypatch.setattr(switching, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(session, "note", lambda verb, name: None)
+    monkeypatch.setattr(switching, "_LOOK_SECONDS", 0.1)
     monkeypatch.setenv("SUDO_USER", "root")
     return fake
 
@@ -162,7 +163,8 @@ def test_a_failure_in_json_has_the_lines_and_the_model(failing, capsys):
     ],
 )
 def test_it_does_not_wait_for_a_model_that_will_not_come(failing, capsys, plan, told):
-    failing.looks = [[]]
+    failing.looks = [[], [], [state("late")]]
+    failing.go.set()
     told_at = {"at": time.time() + 100, "failed": "new", "reason": "it is a dud", **plan}
     paths.ROLLBACK.write_text(json.dumps(told_at))
     assert main.main(["start", "new"]) == 1
@@ -207,6 +209,27 @@ def test_stop_tells_what_the_next_boot_brings(systemd, capsys):
     assert capsys.readouterr().out == (
         "new is stopped. old starts at the next boot; 'llmsvc start' starts it now.\n"
     )
+
+
+def test_stop_ends_a_retry_that_waits(systemd, capsys):
+    systemd.looks = [[]]
+    plan = {"at": time.time(), "failed": "new", "reason": "", "to": "old", "retry_at": time.time() + 60}
+    paths.ROLLBACK.write_text(json.dumps(plan))
+    assert main.main(["stop"]) == 0
+    assert systemd.asked == [("stop", "old")]
+    assert capsys.readouterr().out == "No model runs; old is not tried again.\n"
+
+
+def test_stop_without_a_model_stops_the_one_that_loads_too(systemd):
+    systemd.looks = [[state("new", "activating")]]
+    assert main.main(["stop"]) == 0
+    assert systemd.asked == [("stop", "new")]
+
+
+def test_stop_where_nothing_runs_does_nothing(systemd, capsys):
+    systemd.looks = [[]]
+    assert main.main(["stop"]) == 0
+    assert (systemd.asked, capsys.readouterr().out) == ([], "No model runs.\n")
 
 
 class Terminal(io.StringIO):
