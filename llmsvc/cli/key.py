@@ -182,6 +182,7 @@ def _whois(args: argparse.Namespace) -> Result:
     with session.database() as connection:
         owner, addresses = whois.look_up(connection, session.pepper(connection), key)
     rows: list[tuple[str, object]] = [
+        ("key", f"{owner.prefix}…"),
         ("user", f"{owner.username} ({owner.role})"),
         ("name", f"{owner.name}, id {owner.key_id}"),
         ("state", owner.state),
@@ -191,14 +192,12 @@ def _whois(args: argparse.Namespace) -> Result:
         ("last used", owner.last_used_at),
     ]
     if owner.hidden:
-        rows[0] = ("user", f"{owner.username}: this machine's own checks, {paths.LOCAL_KEY}")
+        rows[1] = ("user", f"{owner.username}: this machine's own checks, {paths.LOCAL_KEY}")
     rows += [
         ("from", f"{a.address}: {a.requests} of its last requests, {output.cell(a.last)}") for a in addresses
     ]
     shown = [row for row in rows if row[1] is not None]
-    return Result(
-        {**dataclasses.asdict(owner), "addresses": addresses}, Table(("key", f"{owner.prefix}…"), shown)
-    )
+    return Result({**dataclasses.asdict(owner), "addresses": addresses}, Table(("what", "value"), shown))
 
 
 def _typed_key() -> str:

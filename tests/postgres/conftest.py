@@ -220,6 +220,7 @@ def record(database: Database) -> Callable[..., None]:
         own = [{"request_id": str(ledger.new_request_id()), "created_at": str(_now())} for _ in changes]
         rows = [_ROW | fresh | change for fresh, change in zip(own, changes, strict=True)]
         with database.connect() as connection:
+            connection.execute("SET statement_timeout = '20s'")
             connection.execute(ledger._INSERT, [json.dumps(rows, default=str)])
 
     return write

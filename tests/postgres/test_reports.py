@@ -239,7 +239,7 @@ def test_rows_do_not_wait_for_somebody_who_is_changing_a_key(database, connectio
     assert used == [(False,), (True,), (False,)]
 
 
-# ----------------------------------------------------------------------------------------------- usage, audit
+# ---------------------------------------------------------------------------------------------- usage, audit
 
 
 def test_usage_is_a_table_with_bars_a_total_and_the_zone(ready, record):
@@ -330,7 +330,7 @@ def test_audit_tells_who_changed_what_in_a_period(ready, database):
     assert ready("audit", "--until", "60d", code=2).startswith("llmsvc: --until is not after --since\nhint: ")
 
 
-# --------------------------------------------------------------------------------------------------- requests
+# -------------------------------------------------------------------------------------------------- requests
 
 
 def test_requests_are_shown_the_newest_last(ready, record):
@@ -429,3 +429,46 @@ def test_a_change_that_the_audit_cannot_take_is_in_the_journal(cli, monkeypatch)
     ((identifier, text, _),) = notes
     assert identifier == "llmsvc"
     assert ", model use gemma3: the database does not have the tables" in text
+
+
+# --------------------------------------------------------------------------------------------------- numbers
+
+
+def plan(connection, statement, parameters):
+    return "\n".join(line for (line,) in connection.execute(b"EXPLAIN " + statement, parameters))
+
+
+@pytest.mark.parametrize("by", usage.GROUPS)
+def test_a_report_of_whole_days_reads_no_single_request(connection, by):
+    assert "llama_requests" not in plan(connection, *usage.query(by, OCTOBER, "alice"))
+    assert "llama_requests" in plan(connection, *usage.query(by, Period(at("2026-10-01T01:00:00"))))
+
+
+MANY = """
+INSERT INTO llama_requests (request_id, username, user_id, key_id, client_addr, path, model, state,
+       status_code, duration_ms, queue_ms, request_bytes, response_bytes, prompt_tokens, completion_tokens, created_at)
+SELECT gen_random_uuid(), 'user-' || i %% 100, i %% 100, i %% 200, '192.0.2.1', '/v1/chat/completions',
+       (ARRAY['smollm2', 'gemma3', 'mistral'])[i %% 3 + 1], 'ok', 200, 1200, 200, 100, 1000, 10, 20,
+       now() - interval '30 days' * (1 - i / %s::float8)
+  FROM generate_series(%s::int, %s) i
+"""
+
+
+@pytest.mark.long
+def test_the_usage_of_30_days_with_ten_million_requests_takes_no_second(ready, connection, record_property):
+    rows, batch = 10_000_000, 250_000
+    for start in range(0, rows, batch):
+        connection.execute(MANY, [rows, start, start + batch - 1])
+    connection.execute("ANALYZE")
+    took = {}
+    for arguments in (["--by", "user"], ["--by", "key"], ["--by", "day"], ["--since", "700h"]):
+        begin = time.monotonic()
+        total = ready.json("usage", *arguments)["total"]["requests"]
+        took[" ".join(arguments)] = time.monotonic() - begin
+        assert total > rows * 0.95
+    for arguments in ([], ["--user", "user-7"], ["--model", "none"], ["--state", "error"]):
+        begin = time.monotonic()
+        ready.json("requests", *arguments)
+        took[f"requests {' '.join(arguments)}"] = time.monotonic() - begin
+    record_property("measured", f"{rows} rows: " + ", ".join(f"{what} {s:.2f} s" for what, s in took.items()))
+    assert max(took.values()) <= 1
