@@ -14,10 +14,13 @@ import dataclasses
 import json
 import re
 from collections.abc import Set
+from typing import Literal
 
 from llmsvc.backend.texts import held
 
 _DECODER = json.JSONDecoder()
+End = Literal["whole", "cut"] | None
+"""How an answer ended: as the model wanted, or in the middle; None while it goes on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +58,11 @@ class Syntax:
         places = [place for place in (text.find(tag) for tag in self.tags) if place >= 0]
         return min(places, default=None)
 
-    def take(self, text: str, names: Set[str], *, final: bool) -> Taken | None:
-        """Reads the call that the text begins with; None where more of it is to come."""
+    def take(self, text: str, names: Set[str], *, end: End) -> Taken | None:
+        """Reads the call that the text begins with; None where more of it is to come.
+
+        :param end: how the answer ended, if it did
+        """
         raise NotImplementedError
 
 
@@ -66,17 +72,17 @@ class Hermes(Syntax):
     tags = ("<tool_call>", "</tool_call>")
     before, between, after = "<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"
 
-    def take(self, text: str, names: Set[str], *, final: bool) -> Taken | None:
+    def take(self, text: str, names: Set[str], *, end: End) -> Taken | None:
         opening, closing = self.tags
         if text.startswith(closing):
             return Taken([], text[len(closing) :])
         body = text[len(opening) :]
-        value, rest, in_string = _json(body)
+        value, rest, unfinished = _json(body)
         if value is not None:
             return Taken(_calls(value), rest)
-        if closing in body and not in_string:
+        if closing in body and not unfinished:
             return Taken([], body.partition(closing)[2])
-        return Taken([], "") if final else None
+        return Taken([], "") if end else None
 
 
 class Mistral(Syntax):
@@ -86,12 +92,12 @@ class Mistral(Syntax):
     before, between, after = "[TOOL_CALLS][", ", ", "]"
     _NAMED = re.compile(r"([A-Za-z0-9_.-]{1,64})(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?(?=\{)")
 
-    def take(self, text: str, names: Set[str], *, final: bool) -> Taken | None:
+    def take(self, text: str, names: Set[str], *, end: End) -> Taken | None:
         body = text[len(self.tags[0]) :].lstrip()
         named = self._NAMED.match(body)
         value, rest, _ = _json(body[named.end() :] if named else body)
         if value is None:
-            return Taken([], "") if final else None
+            return Taken([], "") if end else None
         return Taken([Call(named[1], _dumped(value))] if named else _calls(value), rest)
 
 
@@ -112,20 +118,22 @@ class Llama(Syntax):
             return start
         return super().opens(text, first)
 
-    def take(self, text: str, names: Set[str], *, final: bool) -> Taken | None:
+    def take(self, text: str, names: Set[str], *, end: End) -> Taken | None:
         tagged = text.startswith(self.tags[0])
         body = text[len(self.tags[0]) :].lstrip() if tagged else text
         if body.startswith("{") or not tagged:
-            return self._json_call(body, names, tagged=tagged, final=final)
-        if not final:
+            return self._json_call(body, names, tagged=tagged, end=end)
+        if end is None:
             return None
+        if end == "cut":
+            return Taken([], "")
         match = self._BUILT_IN.match(body)
         if match and match[1] in names and (arguments := _keywords(match[2])) is not None:
             return Taken([Call(match[1], _dumped(arguments))], "")
         code = next((name for name in ("code_interpreter", "python", "ipython") if name in names), None)
         return Taken([Call(code, _dumped({"code": body}))] if code and body else [], "")
 
-    def _json_call(self, body: str, names: Set[str], *, tagged: bool, final: bool) -> Taken | None:
+    def _json_call(self, body: str, names: Set[str], *, tagged: bool, end: End) -> Taken | None:
         value, rest, _ = _json(body)
         if value is not None:
             calls = _calls(value)
@@ -135,7 +143,7 @@ class Llama(Syntax):
         first = self._FIRST_KEY.match(body)
         if not tagged and not (first[1] in self._KEYS if first else self._OPEN.match(body)):
             return Taken([], "", body)
-        if not final:
+        if end is None:
             return None
         name = self._NAME.search(body)
         foreign = not tagged and name is not None and name[1] not in names
@@ -153,11 +161,11 @@ class Only(Syntax):
     def opens(self, text: str, first: bool) -> int | None:
         return 0 if text else None
 
-    def take(self, text: str, names: Set[str], *, final: bool) -> Taken | None:
+    def take(self, text: str, names: Set[str], *, end: End) -> Taken | None:
         value, _, _ = _json(text)
         if value is None:
-            return Taken([], "") if final else None
-        return Taken([Call(self.name, text.strip())], "") if final else None
+            return Taken([], "") if end else None
+        return Taken([Call(self.name, text.strip())], "") if end else None
 
 
 def syntax_of(template: str) -> Syntax | None:
@@ -197,34 +205,34 @@ class Parser:
     def feed(self, text: str) -> list[str | Call]:
         """The content and the calls that are certain now."""
         self._buffer += text
-        return self._run(final=False)
+        return self._run(None)
 
-    def end(self, cut: bool) -> list[str | Call]:
+    def end(self, *, cut: bool) -> list[str | Call]:
         """What is left at the end of the answer.
 
         :param cut: whether it ended in the middle, so that the beginning of a tag is no content
         """
         if cut and not self._inside:
             self._buffer = self._buffer[: len(self._buffer) - held(self._buffer, self._syntax.tags)]
-        found = self._run(final=True)
+        found = self._run("cut" if cut else "whole")
         if self._blanks and not self.calls:
             found.append(self._blanks)
         return found
 
-    def _run(self, *, final: bool) -> list[str | Call]:
+    def _run(self, end: End) -> list[str | Call]:
         found: list[str | Call] = []
         while self._buffer and not self.done:
             if not self._inside:
                 place = self._syntax.opens(self._buffer, self._first)
                 if place is None:
-                    hold = 0 if final else held(self._buffer, self._syntax.tags)
+                    hold = 0 if end else held(self._buffer, self._syntax.tags)
                     found += self._content(self._buffer[: len(self._buffer) - hold])
                     self._buffer = self._buffer[len(self._buffer) - hold :]
                     break
                 found += self._content(self._buffer[:place])
                 self._buffer = self._buffer[place:]
                 self._inside = True
-            taken = self._syntax.take(self._buffer, self._names, final=final)
+            taken = self._syntax.take(self._buffer, self._names, end=end)
             if taken is None:
                 break
             self._inside, self._buffer = False, taken.rest
@@ -248,18 +256,21 @@ class Parser:
 
 
 def _json(text: str) -> tuple[object | None, str, bool]:
-    """The JSON object or list that the text begins with, None while it is incomplete; the text behind it;
-    whether it ends within a string."""
-    start = text.lstrip()
+    """The JSON object or list that the text begins with, None if there is none yet; the text behind it;
+    whether more text can still make it one."""
+    start = text.strip()
     if not start.startswith(("{", "[")):
-        return None, "", False
+        return None, "", not start
     try:
         value, end = _DECODER.raw_decode(start)
-    except ValueError as error:
-        return None, "", "Unterminated string" in str(error)
+    except json.JSONDecodeError as error:
+        rest = start[error.pos :]
+        in_word = not rest or any(word.startswith(rest) for word in ("true", "false", "null", "-"))
+        in_string = "Unterminated" in error.msg or ("escape" in error.msg and len(rest) < 6)
+        return None, "", in_word or in_string
     except RecursionError:
         return None, "", False
-    return value, start[end:], False
+    return value, text.lstrip()[end:], False
 
 
 def _calls(value: object) -> list[Call]:

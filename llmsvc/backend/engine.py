@@ -92,6 +92,8 @@ class Engine:
             words = self._log.gpu() or "llama.cpp found none"
             self._gpu_lost(words)
             raise Error(f"no layer got onto a GPU: {words}")
+        if "-" in settings["GPU"] and any(device.startswith("Vulkan") for device in self._log.devices):
+            raise settings.error("GPU", "Vulkan knows GPUs by their numbers only")
         if internals.chat_handler(llama, llama.chat_format) is None:
             raise self._settings.error("CHAT_FORMAT", "the GGUF has no template of that name")
         # a batch on a GPU cannot be aborted, so it must be short

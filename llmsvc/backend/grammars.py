@@ -10,6 +10,14 @@ from llmsvc.backend import internals
 from llmsvc.backend.calls import Only, Syntax
 from llmsvc.backend.problem import ApiError, bad
 
+# Within texts the converter's grammar allows line ends and halves of characters, which JSON does not
+_PLAIN = (r'[^"\\] |', r'[^"\\\x7F\x00-\x1F] |')
+_DIGIT = "[0-9a-fA-F]"
+_ESCAPED = (
+    f'"u" {_DIGIT} {_DIGIT} {_DIGIT} {_DIGIT}',
+    f'"u" ([0-9a-cA-CefEF] {_DIGIT} | [dD] [0-7]) {_DIGIT} {_DIGIT}',
+)
+
 
 def of_schema(schema: dict[str, Any], param: str) -> str:
     """The grammar of a schema that schemas.safe() has passed.
@@ -18,14 +26,10 @@ def of_schema(schema: dict[str, Any], param: str) -> str:
     :raises ApiError: 400, llama_cpp cannot convert it
     """
     try:
-        return str(internals.module("llama_cpp.llama_grammar").json_schema_to_gbnf(json.dumps(schema)))
+        text = internals.module("llama_cpp.llama_grammar").json_schema_to_gbnf(json.dumps(schema))
     except Exception:  # the converter asserts, looks up and recurses as it likes
         raise _refused(param) from None
-
-
-def of_any_json() -> str:
-    """The grammar of any JSON object."""
-    return str(internals.module("llama_cpp.llama_grammar").JSON_GBNF)
+    return str(text.replace(*_PLAIN).replace(*_ESCAPED))
 
 
 def of_calls(syntax: Syntax, functions: dict[str, dict[str, Any]], *, several: bool) -> str:

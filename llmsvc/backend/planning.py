@@ -73,7 +73,7 @@ class Planner:
             self._add_calls(task, request.tools)
         elif request.json:
             param = "response_format"
-            text = grammars.of_schema(request.schema, param) if request.schema else grammars.of_any_json()
+            text = grammars.of_schema(request.schema or {"type": "object"}, param)
             task.grammar = grammars.made(self.vocab, text, param)
         return task
 

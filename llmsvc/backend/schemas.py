@@ -10,6 +10,7 @@ import re
 import secrets
 from typing import Any
 
+from llmsvc.backend.disjoint import disjoint
 from llmsvc.backend.problem import ApiError, bad
 
 MAX_DEPTH = 16
@@ -33,6 +34,10 @@ _KEPT = {
     "maxLength", "minItems", "minLength", "oneOf", "properties", "required", "type",
 }  # fmt: skip
 _FORMATS = {"date", "time", "date-time", "uuid"}
+_ALONE = {"$ref", "anyOf", "const", "enum", "oneOf"}
+_OF_OBJECTS = {"additionalProperties", "properties", "required"}
+_ANY = "value"
+"""The converter's name for any JSON value."""
 
 
 def safe(schema: object, param: str) -> dict[str, Any]:
@@ -71,6 +76,7 @@ class _Walker:
         self.aliases: dict[tuple[str, str], str] = {}
         """Our names for the definitions, by table and name."""
         self._param = param
+        self._root: object = None
         self._nodes = 0
         self._repeats = 0
 
@@ -80,12 +86,16 @@ class _Walker:
     def schema(self, node: object, depth: int) -> dict[str, Any]:
         if not isinstance(node, dict):
             raise self.refuse("must consist of objects")
+        if not depth:
+            self._root = node
         self._nodes += 1
         if depth > MAX_DEPTH or self._nodes > MAX_NODES:
             raise self.refuse(f"is larger than {MAX_NODES} parts or deeper than {MAX_DEPTH}")
         parts = node.get("allOf")
         if isinstance(parts, list) and len(parts) == 1 and isinstance(parts[0], dict):
             # what generators write for a reference with a description
+            if node.keys() & parts[0].keys() - _NOTES:
+                raise self.refuse("says the same twice, within and beside allOf")
             node = {key: value for key, value in node.items() if key != "allOf"} | parts[0]
         kinds = node.get("type")
         if isinstance(kinds, list) and len(kinds) > 1 and not node.keys() & {"enum", "const"}:
@@ -94,20 +104,63 @@ class _Walker:
             alternatives = {"anyOf": [{**rest, "type": kind} for kind in kinds]}
             node = {key: value for key, value in node.items() if key not in rest} | alternatives
         elif node.keys() & {"enum", "const"}:
+            self._check_types(node, kinds)
             node = {key: value for key, value in node.items() if key != "type"}
         unknown = sorted(str(key)[:40] for key in node if key not in _KEPT and key not in _NOTES)
         if unknown:
             raise self.refuse(f"uses {unknown[0]!r}, which this server cannot keep to")
+        self._check_alone(node)
         clean = {key: getattr(self, _METHODS[key])(node[key], depth) for key in node if key in _METHODS}
         if node.get("format") in _FORMATS and clean.get("type") == "string":
+            if clean.keys() & {"minLength", "maxLength"}:
+                raise self.refuse("gives a text both a format and a length")
             clean["format"] = node["format"]
         if clean.get("minItems", 0) > clean.get("maxItems", MAX_REPEATS):
             raise self.refuse("has minItems above maxItems")
         if clean.get("minLength", 0) > clean.get("maxLength", MAX_REPEATS):
             raise self.refuse("has minLength above maxLength")
         if not clean.keys() & {"type", "properties", "items", "anyOf", "oneOf", "enum", "const", "$ref"}:
-            clean["type"] = "object"
+            clean["type"] = _ANY if depth and not clean.keys() & _OF_OBJECTS else "object"
+        self._complete(clean)
         return clean
+
+    def _check_types(self, node: dict[str, Any], kinds: object) -> None:
+        """A value of another type than the one that is asked for fits nothing."""
+        if kinds is None:
+            return
+        self.kind(kinds, 0)
+        allowed = set(kinds) if isinstance(kinds, list) else {kinds}
+        values = node["enum"] if isinstance(node.get("enum"), list) else [node.get("const")]
+        if not all(_kinds(value) & allowed for value in values):
+            raise self.refuse("lists a value that is not of its type")
+
+    def _check_alone(self, node: dict[str, Any]) -> None:
+        """The converter looks at one of these only, and forgets what stands beside it."""
+        said = node.keys() - _NOTES - {"$defs", "definitions", "type"}
+        if "type" in node and node.keys() & {"$ref", "anyOf", "oneOf"}:
+            said = said | {"type"}
+        alone = said & _ALONE
+        if alone and len(said) > 1:
+            raise self.refuse(f"says more beside {min(alone)!r}, which this server cannot keep to")
+
+    def _complete(self, clean: dict[str, Any]) -> None:
+        """Makes what the converter would leave open a part of the schema."""
+        if clean.get("type") == "array" and "items" not in clean and clean.keys() & {"minItems", "maxItems"}:
+            clean["items"] = {"type": _ANY}
+        if clean.get("type", "object") != "object" or not clean.keys() & _OF_OBJECTS:
+            return
+        extra = clean.get("additionalProperties", True)
+        missing = [name for name in clean.get("required", []) if name not in clean.get("properties", {})]
+        if missing and extra is False:
+            raise self.refuse("requires a property that it forbids")
+        if missing:
+            if not all(_NAME.match(name) for name in missing):
+                raise self.refuse("may name properties with letters, digits, '_', '-', '.' and blanks only")
+            made = {name: {"type": _ANY} if extra is True else extra for name in missing}
+            clean["properties"] = {**clean.get("properties", {}), **made}
+        if clean.get("properties") and clean.get("additionalProperties"):
+            # a further property could have the name of one of these
+            clean["additionalProperties"] = False
 
     def table(self, node: object, depth: int) -> dict[str, Any]:
         if not isinstance(node, dict) or not all(
@@ -133,6 +186,11 @@ class _Walker:
     def _alias(self, table: str, name: str) -> str:
         # the converter takes the name for that of a rule: it must be a legal one, and no property's path
         return self.aliases.setdefault((table, name), f"part-{secrets.token_hex(8)}")
+
+    def one_of(self, node: object, depth: int) -> list[Any]:
+        if isinstance(node, list) and not disjoint(node, self._root):
+            raise self.refuse("has a oneOf of which a value could fit several; anyOf is meant")
+        return self.choices(node, depth)
 
     def choices(self, node: object, depth: int) -> list[Any]:
         if not isinstance(node, list) or not 0 < len(node) <= MAX_NODES:
@@ -197,8 +255,19 @@ _METHODS = {
     "maxLength": "repeats",
     "minItems": "repeats",
     "minLength": "repeats",
-    "oneOf": "choices",
+    "oneOf": "one_of",
     "properties": "table",
     "required": "names",
     "type": "kind",
 }
+
+
+def _kinds(value: object) -> set[str]:
+    """The types of JSON that a plain value is of."""
+    if isinstance(value, bool):
+        return {"boolean"}
+    if isinstance(value, int):
+        return {"integer", "number"}
+    if isinstance(value, float):
+        return {"integer", "number"} if value.is_integer() else {"number"}
+    return {"string"} if isinstance(value, str) else {"null"} if value is None else set()

@@ -47,7 +47,8 @@ class Server(uvicorn.Server):
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="warning",
+            # a warning is what any client may provoke as often as it likes
+            log_level="error",
             access_log=False,
             server_header=False,
             date_header=False,

@@ -11,7 +11,10 @@ from llmsvc.library.settings import SETTINGS
 
 MAX_N_CTX = 8192
 """Tokens of context that a new model gets at most: more takes memory at once, and is the admin's choice."""
-_COMMENTED = ("N_GPU_LAYERS", "GPU", "REQUIRE_GPU", "N_THREADS", "EMBEDDING")
+_COMMENTED = (
+    "N_GPU_LAYERS", "GPU", "REQUIRE_GPU", "N_THREADS", "N_THREADS_BATCH", "N_BATCH", "FLASH_ATTN", "TYPE_K",
+    "TYPE_V", "USE_MMAP", "USE_MLOCK", "LOGITS_ALL", "EMBEDDING",
+)  # fmt: skip
 _DOCS = {setting.key: setting for setting in SETTINGS}
 
 

@@ -79,7 +79,13 @@ def _path(text: str) -> Path:
 SETTINGS: tuple[Setting, ...] = (
     Setting("MODEL", _path, "", "GGUF file; a relative path is taken below LLAMA_MODELS_DIR."),
     Setting("ENGINE", choice("llama-cpp-python"), "llama-cpp-python", "What runs the model."),
-    Setting("GPU", _gpu, "all", "GPUs that the model may use: all, none, or numbers or UUIDs (0,1)."),
+    Setting(
+        "GPU",
+        _gpu,
+        "all",
+        "GPUs that the model may use: all, none, or numbers (0,1) or UUIDs (GPU-...) with commas between, as "
+        "nvidia-smi -L or rocminfo show them; Vulkan knows numbers only.",
+    ),
     Setting("REQUIRE_GPU", boolean, "0", "1: the model fails to start when no layer got onto a GPU."),
     Setting(
         "N_CTX",
@@ -94,9 +100,21 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         "Layers on the GPU; -1 = all. Default: all where llama.cpp was built for a GPU.",
     ),
-    Setting("N_THREADS", integer(1, 4096), "", "Threads that generate. Default: cores - 1, at least 1."),
+    Setting(
+        "N_THREADS",
+        integer(1, 4096),
+        "",
+        "Threads that generate. Default: cores - 1, at least 1: one is left to proxy and database.",
+    ),
     Setting("N_THREADS_BATCH", integer(1, 4096), "", "Threads that read the prompt. Default: as N_THREADS."),
-    Setting("N_BATCH", integer(1, 1048576), "512", "Tokens of a prompt that are read at once.", "tokens"),
+    Setting(
+        "N_BATCH",
+        integer(1, 1048576),
+        "512",
+        "Tokens of a prompt that are read at once. With a GPU it is lowered until a batch takes at most "
+        "0.7 s, for there no batch can be interrupted when its request is cancelled.",
+        "tokens",
+    ),
     Setting(
         "N_UBATCH", integer(1, 1048576), "512", "The part of N_BATCH that is computed at once.", "tokens"
     ),
@@ -112,7 +130,8 @@ SETTINGS: tuple[Setting, ...] = (
         "LOGITS_ALL",
         boolean,
         "0",
-        "1: allows logprobs; costs N_CTX x vocabulary x 4 bytes of memory and slows prompts.",
+        "1: allows the logprobs of prompts (echo); costs N_CTX x vocabulary x 4 bytes of memory and slows "
+        "prompts. The logprobs of answers need it not.",
     ),
     Setting("FLASH_ATTN", boolean, "0", "1: flash attention; needed for a quantized TYPE_V."),
     Setting("TYPE_K", _named(_CACHE_TYPES), "", "Type of the key cache: f16 (default), q8_0, ..."),

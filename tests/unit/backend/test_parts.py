@@ -29,11 +29,25 @@ def test_only_what_systemd_and_gpus_need_is_left():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("gpu", "seen"), [("none", ""), ("1,0", "1,0")])
-def test_the_gpu_setting_selects(gpu, seen):
+UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "amd", "seen"),
+    [
+        ("none", False, {"CUDA": "-1", "HIP": "-1", "GGML_VK": ""}),
+        ("1,0", False, {"CUDA": "1,0", "HIP": "1,0", "GGML_VK": "1,0"}),
+        (UUID, False, {"CUDA": UUID}),
+        (UUID, True, {"CUDA": "7", "ROCR": UUID}),
+    ],
+)
+def test_the_gpu_setting_selects(monkeypatch, tmp_path, gpu, amd, seen):
+    monkeypatch.setattr(environment, "_AMD", tmp_path if amd else tmp_path / "absent")
     environ = {"CUDA_VISIBLE_DEVICES": "7"}
     environment.clean(gpu, environ)
-    assert environ["CUDA_VISIBLE_DEVICES"] == environ["HIP_VISIBLE_DEVICES"] == seen
+    assert {key: value for key, value in environ.items() if "VISIBLE" in key} == {
+        f"{kind}_VISIBLE_DEVICES": value for kind, value in seen.items()
+    }
 
 
 VOCABULARY = Vocabulary(

@@ -52,6 +52,57 @@ def test_the_one_part_of_an_allof_is_taken_in():
     assert safe({"allOf": [{"type": "string"}], "description": "d"}) == {"type": "string"}
 
 
+WORD = {"type": "string"}
+
+
+def shape(kind):
+    return {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [{"type": "string"}, {"type": "null"}],
+        [{"const": 1}, {"enum": [2, 3]}],
+        [shape("a"), shape("b")],
+    ],
+)
+def test_one_of_is_any_of_where_no_value_fits_two(choices):
+    assert safe({"oneOf": choices}) == {"oneOf": choices}
+
+
+def test_one_of_is_followed_through_references():
+    defined = {"$defs": {"A": shape("a"), "B": shape("b")}}
+    assert safe({"oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}], **defined})
+
+
+@pytest.mark.parametrize(
+    ("schema", "clean"),
+    [
+        ({"type": "array", "minItems": 2}, {"type": "array", "minItems": 2, "items": {"type": "value"}}),
+        ({"properties": {"a": {}}}, {"properties": {"a": {"type": "value"}}}),
+        (
+            {"type": "object", "required": ["a"]},
+            {"type": "object", "required": ["a"], "properties": {"a": {"type": "value"}}},
+        ),
+        (
+            {"properties": {"a": WORD}, "required": ["b"], "additionalProperties": {"type": "null"}},
+            {
+                "properties": {"a": WORD, "b": {"type": "null"}},
+                "required": ["b"],
+                "additionalProperties": False,
+            },
+        ),
+        (
+            {"properties": {"a": WORD}, "additionalProperties": True},
+            {"properties": {"a": WORD}, "additionalProperties": False},
+        ),
+    ],
+)
+def test_what_the_converter_would_leave_open_is_said(schema, clean):
+    assert safe(schema) == clean
+
+
 def nest(depth):
     schema = {"type": "string"}
     for _ in range(depth):
@@ -74,6 +125,18 @@ def nest(depth):
         {"enum": ["\U0001f600"]},
         {"enum": [["a"]]},
         {"anyOf": []},
+        {"anyOf": [WORD], "properties": {"a": WORD}},
+        {"type": "string", "anyOf": [WORD]},
+        {"enum": ["a"], "minLength": 5},
+        {"enum": ["a", 1], "type": "string"},
+        {"const": True, "type": "integer"},
+        {"$ref": "#/$defs/a", "type": "object", "$defs": {"a": WORD}},
+        {"oneOf": [WORD, {"type": "string", "maxLength": 3}]},
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+        {"type": "string", "format": "date", "maxLength": 5},
+        {"minLength": 2, "allOf": [{"type": "string", "minLength": 1}]},
+        {"type": "object", "required": ["a"], "additionalProperties": False},
+        {"type": "object", "required": ['a"']},
         {"type": "string", "minLength": 5, "maxLength": 4},
         {"type": "string", "maxLength": 513},
         {"type": "string", "maxLength": True},

@@ -1,0 +1,46 @@
+"""Tokens become text: whole characters, and no stop text."""
+
+import pytest
+
+from llmsvc.backend.texts import Text, held
+
+
+def feed(pieces, stops=()):
+    text = Text(dict(enumerate(pieces)).__getitem__, list(stops))
+    out = []
+    for token in range(len(pieces)):
+        out.append(text.feed(token))
+        if text.stopped:
+            break
+    return out, text.stopped, "" if text.stopped else text.end()
+
+
+def test_a_character_waits_for_all_its_bytes():
+    smile = "\U0001f600".encode()
+    assert feed([b"a", smile[:1], smile[1:3], smile[3:] + b"b"]) == (["a", "", "", "\U0001f600b"], False, "")
+
+
+def test_bytes_that_are_no_character_are_left_out():
+    assert feed([b"a\xff", b"b\xe2\x82", b"c"]) == (["a", "b", "c"], False, "")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "sent", "stopped", "rest"),
+    [
+        ([b"one S", b"TO", b"P two"], ["STOP"], ["one ", "", ""], True, ""),
+        ([b"one ST", b"one"], ["STOP"], ["one ", "STone"], False, ""),
+        ([b"one ST"], ["STOP"], ["one "], False, "ST"),
+        ([b"a b c"], ["c", "b"], ["a "], True, ""),
+        ([b"aab", b"aac"], ["aabaac"], ["", ""], True, ""),
+        ([b"aab", b"aab"], ["aabaac"], ["", "aab"], False, "aab"),
+    ],
+)
+def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(pieces, stops, sent, stopped, rest):
+    assert feed(pieces, stops) == (sent, stopped, rest)
+
+
+def test_how_much_may_be_the_beginning_of_a_mark():
+    assert held("x <t", ["<tool>", "<b>"]) == 2
+    assert held("x <tool>", ["<tool>"]) == 0
+    assert held("<<", ["<<<"]) == 2
+    assert held("", ["a"]) == 0
