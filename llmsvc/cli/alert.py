@@ -19,11 +19,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="example, in a drop-in of llmsvc-alert@.service: llmsvc alert %i | mail -s %i root",
     )
     parser.add_argument("kind", choices=sorted(_TEXTS), metavar="KIND", help=", ".join(sorted(_TEXTS)))
+    parser.add_argument(
+        "--journal",
+        action="store_true",
+        help="write it to the journal, with priority crit and LLM_ALERT=KIND",
+    )
     parser.set_defaults(command=_alert)
 
 
 def _alert(arguments: argparse.Namespace) -> Result:
     text = _TEXTS[arguments.kind]()
+    if arguments.journal:
+        from llmsvc.systemd.journal import Journal
+
+        Journal("llmsvc-alert").send(text, priority=2, fields={"LLM_ALERT": arguments.kind})
+        return Result(None, "")
     return Result({"kind": arguments.kind, "text": text}, text)
 
 

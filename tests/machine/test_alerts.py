@@ -26,7 +26,7 @@ def test_each_kind_is_one_critical_line_that_says_where_to_look(machine):
     since = time.time()
     for kind in KINDS:
         assert send(machine, kind) == 0
-        (line,) = [entry for entry in lines(machine, kind, since) if entry.get("_COMM") == "llmsvc"]
+        (line,) = lines(machine, kind, since)
         assert line["PRIORITY"] == "2"
         assert "See: " in str(line["MESSAGE"])
 
@@ -70,18 +70,19 @@ def test_an_admin_adds_a_webhook_by_a_drop_in(machine, drop_in):
     )
     since = time.time()
     assert send(machine, "database-down") == 0
-    assert len(lines(machine, "database-down", since)) >= 1
-    (received,) = machine.journal("-u", "receiver", f"--since=@{since:.3f}", "-t", "python3")
-    assert "PostgreSQL" in received["MESSAGE"]
+    assert len(lines(machine, "database-down", since)) == 1
+    received = machine.journal("-u", "receiver", f"--since=@{since:.3f}", "-t", "python3")
+    assert any("PostgreSQL" in entry["MESSAGE"] for entry in received)
 
 
 def test_a_lost_gpu_is_told_with_the_drivers_words(machine):
     since = time.time()
     machine.shell(
-        "runuser -u llmsvc-backend -- sh -c 'echo CUDA error: device lost >/run/llama-server/smollm2/gpu-lost'; "
+        "cd /run/llama-server/smollm2; "
+        "runuser -u llmsvc-backend -- sh -c 'echo CUDA error: device lost >gpu-lost'; "
         "systemctl kill -s KILL --kill-who=main llama-server@smollm2"
     )
     machine.await_states(["llama-server@smollm2"], ["activating"])
     machine.await_states(["llama-server@smollm2", "llmsvc-alert@gpu-lost"], ["active", "inactive"])
-    (line,) = [entry for entry in lines(machine, "gpu-lost", since) if entry.get("_COMM") == "llmsvc"]
+    (line,) = lines(machine, "gpu-lost", since)
     assert "CUDA error: device lost" in str(line["MESSAGE"])
