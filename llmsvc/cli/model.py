@@ -269,7 +269,11 @@ def _use(args: argparse.Namespace) -> Result:
     from llmsvc.library import store
     from llmsvc.systemd import manager
 
-    switching.start(args.name, force=args.force, quiet=getattr(args, "json", False))
+    try:
+        switching.start(args.name, force=args.force, quiet=getattr(args, "json", False))
+    except switching.LeftError as error:
+        error.hint = f"{error.hint}; the default model is as before: run it again to change that"
+        raise
     # Only now: a model that never got ready must not be what the next boot, or a rollback, starts.
     changed = store.set_default(args.name)
     if changed:

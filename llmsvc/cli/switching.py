@@ -39,7 +39,9 @@ def start(name: str, *, force: bool = False, quiet: bool = False) -> None:
 
     :param force: do not check checksum and memory
     :param quiet: show nothing meanwhile
-    :raises Error: it cannot start, and what runs was not touched; or it did not start: see explain()
+    :raises Error: it cannot start, and what runs was not touched
+    :raises StartError: it did not start; the hint says what runs now, `details` are for programs
+    :raises LeftError: Ctrl-C
     """
     from llmsvc.systemd import manager
 

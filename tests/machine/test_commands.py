@@ -11,6 +11,11 @@ FILE = "/var/lib/llmsvc/models/gemma-3-270m-q4_k_m.gguf"
 ENV = "/etc/llmsvc/models.d/gemma3.env"
 DROP_IN = "/etc/systemd/system/llama-server@gemma3.service.d/test.conf"
 
+LIMIT = (
+    f"mkdir -p {DROP_IN.rpartition('/')[0]}; printf '[Service]\\nMemoryMax=300000000\\n' >{DROP_IN}; "
+    "systemctl daemon-reload"
+)
+
 
 @pytest.fixture(autouse=True)
 def as_before(machine):
@@ -48,10 +53,11 @@ def who_runs(machine) -> str:
             "is damaged, or another file: its sha256 is",
         ),
         (f"sed -i 's/^N_CTX=.*/N_CTX=16000000/' {ENV}", "gemma3 does not fit: it needs 5"),
+        (LIMIT, "300 MB is allowed by MemoryMax= of llama-server@gemma3.service"),
         (f"rm {FILE}; head -c 1000000 /root/kept/file >{FILE}", "is truncated"),
         (f"echo N_CTX=lots >>{ENV}", "gemma3.env:"),
     ],
-    ids=["wrong checksum", "too large a context", "truncated file", "bad setting"],
+    ids=["wrong checksum", "too large a context", "limited unit", "truncated file", "bad setting"],
 )
 def test_what_cannot_start_leaves_the_running_model_untouched(machine, script, said):
     machine.shell(script)

@@ -132,6 +132,30 @@ def test_use_switches_and_only_then_makes_it_the_default(
     assert store.default_model() == "m"
 
 
+@pytest.mark.usefixtures("root", "systemd")
+def test_use_that_is_interrupted_leaves_the_default_and_says_so(
+    run: Run, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(name: str, **options: bool) -> None:
+        raise switching.LeftError("interrupted", hint="it goes on")
+
+    run("add", model_file, "--name", "m")
+    monkeypatch.setattr(switching, "start", start)
+    code, _, err = run("use", "m")
+    assert (code, store.default_model()) == (130, None)
+    assert "it goes on; the default model is as before" in err
+
+
+@pytest.mark.usefixtures("root", "systemd")
+def test_use_forces_only_when_asked_to(run: Run, models: Path, model_file: Path) -> None:
+    run("add", model_file, "--name", "m", "--copy")
+    side = models / "m.gguf.sha256"
+    side.write_text(f"{'0' * 64}  m.gguf\n")
+    code, _, err = run("use", "m")
+    assert (code, "is damaged" in err, "--force starts it all the same" in err) == (78, True, True)
+    assert run("use", "m", "--force")[0] == 0
+
+
 @pytest.mark.usefixtures("root")
 def test_use_of_a_broken_model_touches_nothing(run: Run, systemd: list[str], model_file: Path) -> None:
     run("add", model_file, "--name", "m", "--copy")
