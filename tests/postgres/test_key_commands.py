@@ -6,11 +6,12 @@ import datetime
 import io
 import json
 import sys
+import threading
 
 import pytest
 
 from llmsvc import paths
-from llmsvc.accounts import directory, keys
+from llmsvc.accounts import directory, erasing, keys
 from llmsvc.cli import session
 from llmsvc.errors import UsageError
 
@@ -224,6 +225,39 @@ def test_an_erased_user_s_name_is_nowhere_and_its_numbers_stay(ready, record, da
     assert ready.json("usage")["rows"][0]["requests"] == 3
     assert [request["user"] for request in ready.json("requests", "--user", "erased-1")] == ["erased-1"] * 3
     assert "there is no user" in ready("user", "remove", "carola", "--erase", "--yes", code=3)
+
+
+def test_rows_that_come_while_a_user_is_erased_are_neither_lost_nor_under_the_old_name(
+    ready, record, database
+):
+    ready("user", "add", "alice")
+    stop = threading.Event()
+    written = []
+
+    def write():
+        while not stop.is_set():
+            record(*[{"user_id": 1}] * 20)
+            written.append(20)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        while len(written) < 3:
+            stop.wait(0.01)
+        with database.connect() as connection, connection.transaction():
+            erasing.erase(connection, "alice")
+        begun = len(written)
+        while len(written) < begun + 3:
+            stop.wait(0.01)
+    finally:
+        stop.set()
+        thread.join()
+    with database.connect() as connection:
+        assert connection.execute("SELECT DISTINCT username FROM llama_requests").fetchall() == [
+            ("erased-1",)
+        ]
+    (row,) = ready.json("usage")["rows"]
+    assert (row["user"], row["requests"]) == ("erased-1", sum(written))
 
 
 def test_an_anonymous_name_is_nobody_else_s_before_or_after(ready, connection):

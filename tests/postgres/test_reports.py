@@ -446,7 +446,8 @@ def test_a_report_of_whole_days_reads_no_single_request(connection, by):
 
 MANY = """
 INSERT INTO llama_requests (request_id, username, user_id, key_id, client_addr, path, model, state,
-       status_code, duration_ms, queue_ms, request_bytes, response_bytes, prompt_tokens, completion_tokens, created_at)
+       status_code, duration_ms, queue_ms, request_bytes, response_bytes, prompt_tokens, completion_tokens,
+       created_at)
 SELECT gen_random_uuid(), 'user-' || i %% 100, i %% 100, i %% 200, '192.0.2.1', '/v1/chat/completions',
        (ARRAY['smollm2', 'gemma3', 'mistral'])[i %% 3 + 1], 'ok', 200, 1200, 200, 100, 1000, 10, 20,
        now() - interval '30 days' * (1 - i / %s::float8)
