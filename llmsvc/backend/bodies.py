@@ -24,6 +24,7 @@ MAX_BIASES = 300
 MAX_TOP_LOGPROBS = 20
 MAX_LOGPROBS = 5
 MAX_INPUTS = 2048
+MIN_TEMPERATURE = 0.001
 MAX_TEXT_BYTES = 1024 * 1024
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {
@@ -37,7 +38,7 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "mirostat_mode": (int, 0, 2),
     "mirostat_tau": (float, 0, 10),
     "mirostat_eta": (float, 0.001, 1),
-    "max_tokens": (int, 1, 1_000_000_000),
+    "max_tokens": (int, 1, 10**12),
 }
 
 
@@ -125,6 +126,10 @@ def chat(body: dict[str, Any], model: Model) -> Request:
         raise bad("tools and a response_format of JSON cannot be used together", "response_format")
     if functions and logprobs is not None:
         raise bad("logprobs cannot be had together with tools", "logprobs", "unsupported_parameter")
+    rest = _rest(body, model)
+    if rest["min_tokens"] and (wants_json or (functions and functions.forced)):
+        # a form that is complete can only end
+        raise bad("min_tokens cannot be used together with a form of the answer", "min_tokens")
     return Request(
         "/v1/chat/completions",
         out,
@@ -133,7 +138,7 @@ def chat(body: dict[str, Any], model: Model) -> Request:
         json=wants_json,
         schema=schema,
         tools=functions,
-        **_rest(body, model),
+        **rest,
     )
 
 
@@ -228,9 +233,14 @@ def _sampling(body: dict[str, Any], model: Model) -> dict[str, Any]:
         # without one llama_cpp derives it from the last request's
         "seed": random.SystemRandom().randrange(2**32 - 1) if seed < 0 else seed % (2**32 - 1),
     }
+    if body.get("max_tokens") == -1:
+        del body["max_tokens"]  # other servers' word for "as many as there is room for"
     for key, (kind, low, high) in _NUMBERS.items():
         if key in body:
             out[key] = _number(body[key], key, kind, low, high)
+    if out.get("temperature", 1) < MIN_TEMPERATURE:
+        # the engine would divide by it, and what it draws from what is no number may break a grammar
+        out["temperature"] = 0.0
     if out.get("top_k") == -1:
         out["top_k"] = 0  # other engines' word for "all"
     return out

@@ -34,7 +34,7 @@ def _message(message: object, place: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise bad("a message must be an object", place)
     role = message.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise bad(f"role must be one of {', '.join(sorted(_ROLES))}", f"{place}.role")
     content = message.get("content")
     calls = message.get("tool_calls")

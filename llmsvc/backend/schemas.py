@@ -111,7 +111,7 @@ class _Walker:
             raise self.refuse(f"uses {unknown[0]!r}, which this server cannot keep to")
         self._check_alone(node)
         clean = {key: getattr(self, _METHODS[key])(node[key], depth) for key in node if key in _METHODS}
-        if node.get("format") in _FORMATS and clean.get("type") == "string":
+        if clean.get("type") == "string" and node.get("format") in tuple(_FORMATS):
             if clean.keys() & {"minLength", "maxLength"}:
                 raise self.refuse("gives a text both a format and a length")
             clean["format"] = node["format"]

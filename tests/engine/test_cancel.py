@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from tests.engine.gguf_copy import with_template
+
 PREFILL = {"prompt": "word " * 3000, "max_tokens": 1}
 ENDLESS = {"prompt": "One two three", "max_tokens": 3000, "logit_bias": {"2": -100, "0": -100}}
 
@@ -97,3 +99,29 @@ def test_an_unknown_id_is_a_404(smollm2):
     answer = smollm2.post("/cancel/never-seen", {})
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "request_not_found"
+
+
+def test_a_template_that_does_not_end_is_cancelled_and_holds_nobody_up(start, models, tmp_path):
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    template = "{% if messages[0].content == 'loop' %}" + loop + "{% endif %}{{ messages[0].content }}"
+    file = with_template(models / "smollm2.gguf", tmp_path / "loop.gguf", template)
+    backend = start(f"MODEL={file}\nN_THREADS=1\nN_CTX=256\n")
+    backend.wait_for("READY=1")
+    body = {"messages": [{"role": "user", "content": "loop"}]}
+    answers = []
+
+    def ask(request_id):
+        answers.append(backend.post("/v1/chat/completions", body, **{"x-request-id": request_id}))
+
+    workers = [threading.Thread(target=ask, args=(name,)) for name in ("one", "two")]
+    for worker in workers:
+        worker.start()
+    assert backend.chat(max_tokens=1).status_code == 200
+    for name in ("one", "two"):
+        while (cancelled := backend.post(f"/cancel/{name}", {})).status_code == 404:
+            pass
+        assert cancelled.json() == {"prompt_tokens": 0, "completion_tokens": 0}
+    for worker in workers:
+        worker.join(5)
+    assert [answer.status_code for answer in answers] == [499, 499]
+    assert backend.output == ""

@@ -61,6 +61,17 @@ def test_the_new_name_of_max_tokens_wins():
     assert chat(max_completion_tokens=5, max_tokens=9)["max_tokens"] == 5
 
 
+def test_a_temperature_that_numbers_cannot_hold_is_none():
+    assert chat(temperature=1e-40)["temperature"] == 0.0
+    assert chat(temperature=0.001)["temperature"] == 0.001
+
+
+def test_any_length_may_be_asked_for():
+    assert "max_tokens" not in chat(max_tokens=-1)
+    assert chat(max_tokens=10**12)["max_tokens"] == 10**12
+    assert refused(max_tokens=0).param == refused(max_tokens=-5).param == "max_tokens"
+
+
 @pytest.mark.parametrize("seed", [-1, 0, 2**32 - 1, 2**32, 2**70, -(2**70)])
 def test_a_seed_of_any_size_fits(seed):
     assert 0 <= chat(seed=seed)["seed"] < 2**32 - 1
@@ -81,6 +92,8 @@ def test_a_seed_of_any_size_fits(seed):
         ({"logit_bias": {"1000": 1}}, "logit_bias"),
         ({"logit_bias": {str(n): 1 for n in range(301)}}, "logit_bias"),
         ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 5, "response_format": {"type": "json_object"}}, "min_tokens"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role"),
         ({"modalities": ["text", "audio"]}, "modalities"),
     ],
 )

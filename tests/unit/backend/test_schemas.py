@@ -35,6 +35,10 @@ def test_definitions_get_names_that_are_legal_in_a_grammar_and_nobody_elses():
     assert "string" not in clean["$defs"]
 
 
+def test_a_format_of_any_kind_is_a_note():
+    assert safe({"type": "string", "format": ["x"]}) == {"type": "string"}
+
+
 def test_notes_are_dropped_and_an_empty_schema_means_an_object():
     assert safe({"title": "T", "description": "d", "default": 1, "$schema": "x"}) == {"type": "object"}
 
@@ -116,6 +120,7 @@ def nest(depth):
         None,
         [],
         {"type": "text"},
+        {"type": "string", "format": {}, "pattern": "a"},
         {"type": []},
         {"type": "string", "pattern": "a"},
         {"not": {}},
