@@ -14,6 +14,8 @@ import pytest
 
 from tests.engine.conformance.table import Table
 from tests.engine.conftest import Backend
+from tests.engine.gguf_copy import with_template
+from tests.engine.test_tools import MESSAGES, SHOW, TEMPLATES, TURNS
 from tests.postgres.conftest import cluster
 from tests.postgres.proxy.conftest import Stack, run_stack
 
@@ -22,6 +24,7 @@ __all__ = ["cluster"]
 MODEL = "smollm2"
 BACKENDS = {
     "plain": "N_CTX=1024",
+    "tools": "N_CTX=1024",
     "logprobs": "N_CTX=256\nLOGITS_ALL=1",
     "embedding": "N_CTX=256\nEMBEDDING=1",
 }
@@ -55,8 +58,13 @@ def service(
 
         @functools.cache
         def begin(name: str) -> Service:
-            settings = f"MODEL={models}/smollm2.gguf\nN_THREADS=1\n{BACKENDS[name]}\n"
             root = tmp_path_factory.mktemp(name)
+            file = models / "smollm2.gguf"
+            if name == "tools":
+                call, history = TEMPLATES["hermes"]
+                template = SHOW + TURNS.replace("CALL", call) + MESSAGES.replace("HISTORY", history)
+                file = with_template(file, root / "smollm2.gguf", template)
+            settings = f"MODEL={file}\nN_THREADS=1\n{BACKENDS[name]}\n"
             backend = exits.enter_context(contextlib.closing(Backend(root, settings, name=MODEL)))
             stack = exits.enter_context(run_stack(cluster, LLAMA_PROXY_RATE_LIMIT=1000))
             (stack.root / "run").symlink_to(root / "run")

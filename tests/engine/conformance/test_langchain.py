@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Literal
 
 import httpx
@@ -10,6 +12,8 @@ import pydantic
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+
+from tests.engine.test_tools import TOOL as WEATHER
 
 CLIENT = "langchain-openai"
 
@@ -67,13 +71,19 @@ def test_functions(make, saw):
         assert answer.tool_calls[0]["name"] == "Thing"
         Thing.model_validate(answer.tool_calls[0]["args"])
     with saw("a function, named, streamed"):
-        gathered = None
-        for chunk in make().bind_tools([Thing], tool_choice="Thing").stream("A thing"):
-            gathered = chunk if gathered is None else gathered + chunk
+        chunks = make().bind_tools([Thing], tool_choice="Thing").stream("A thing")
+        gathered = functools.reduce(operator.add, chunks)
         assert [call["name"] for call in gathered.tool_calls] == ["Thing"]
         Thing.model_validate(gathered.tool_calls[0]["args"])
+    with saw("functions, the model's choice, of a model that knows none"):
+        make().bind_tools([Thing]).invoke("A thing")
     with saw("functions, the model's choice"):
-        assert make().bind_tools([Thing]).invoke("A thing").response_metadata["finish_reason"]
+        (call,) = make("tools").bind_tools([WEATHER]).invoke("The weather in Paris?").tool_calls
+        assert (call["name"], call["args"]) == ("get_weather", {"city": "Paris"})
+    with saw("functions, the model's choice, streamed"):
+        chunks = make("tools").bind_tools([WEATHER]).stream("The weather in Paris?")
+        gathered = functools.reduce(operator.add, chunks)
+        assert [call["args"] for call in gathered.tool_calls] == [{"city": "Paris"}]
     with saw("a conversation with a function's result"):
         call = {"name": "Thing", "args": {"colour": "red"}, "id": "c1"}
         said = [
@@ -85,10 +95,8 @@ def test_functions(make, saw):
 
 
 def test_logprobs(make, saw):
-    with saw("logprobs, switched off (default)"):
-        make().bind(logprobs=True).invoke("Hi")
-    with saw("logprobs, LOGITS_ALL=1"):
-        answer = make("logprobs", max_tokens=2).bind(logprobs=True).invoke("Hi")
+    with saw("logprobs"):
+        answer = make(max_tokens=2).bind(logprobs=True).invoke("Hi")
         assert len(answer.response_metadata["logprobs"]["content"]) == 2
 
 

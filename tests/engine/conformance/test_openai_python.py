@@ -9,6 +9,8 @@ import openai
 import pydantic
 import pytest
 
+from tests.engine.test_tools import TOOL as WEATHER
+
 CLIENT = "openai (Python)"
 MESSAGES: Any = [{"role": "user", "content": "Say hello"}]
 CHAT: Any = {"model": "smollm2", "max_tokens": 6, "temperature": 0, "messages": MESSAGES}
@@ -138,10 +140,8 @@ def test_functions(client, saw):
         assert len([call.id for call in calls if call.id]) == 1
         Thing.model_validate_json("".join(call.function.arguments or "" for call in calls))
         assert joined(chunks) == ""
-    with saw("functions, the model's choice"):
-        choice = create(client, tools=[TOOL], max_tokens=40).choices[0]
-        assert choice.finish_reason in ("tool_calls", "stop", "length")
-        assert "<tool_call>" not in (choice.message.content or "")
+    with saw("functions, the model's choice, of a model that knows none"):
+        create(client, tools=[TOOL], max_tokens=40)
     with saw("a conversation with a function's result"):
         call = {"id": "c1", "type": "function", "function": {"name": "paint", "arguments": "{}"}}
         said: Any = [
@@ -152,14 +152,48 @@ def test_functions(client, saw):
         assert create(client, messages=said).choices[0].finish_reason
 
 
+def test_functions_of_the_models_choice(service, saw):
+    client = service("tools").openai
+    asked = [{"role": "user", "content": "The weather in Paris?"}]
+    with saw("functions, the model's choice"):
+        choice = create(client, messages=asked, tools=[WEATHER], max_tokens=45).choices[0]
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls
+        assert json.loads(call.function.arguments) == {"city": "Paris"}
+        assert not choice.message.content
+    with saw("functions, the model's choice, streamed"):
+        with client.chat.completions.stream(
+            **{**CHAT, "messages": asked, "tools": [WEATHER], "max_tokens": 45}
+        ) as stream:
+            final = stream.get_final_completion()
+        (streamed,) = final.choices[0].message.tool_calls
+        assert (streamed.function.name, streamed.function.arguments) == (
+            "get_weather",
+            call.function.arguments,
+        )
+        assert not final.choices[0].message.content
+
+
 def test_logprobs(client, service, saw):
-    with saw("logprobs, switched off (default)"):
-        check_logprobs(create(client, logprobs=True, top_logprobs=2, max_tokens=3))
-    with saw("logprobs, LOGITS_ALL=1"):
-        with_them = service("logprobs").openai
-        check_logprobs(create(with_them, logprobs=True, top_logprobs=2, max_tokens=3))
-        plain = with_them.completions.create(**COMPLETION, logprobs=1)
-        assert len(plain.choices[0].logprobs.token_logprobs) == 4
+    with saw("logprobs"):
+        whole = create(client, logprobs=True, top_logprobs=2, max_tokens=3)
+        check_logprobs(whole)
+        assert (
+            len(client.completions.create(**COMPLETION, logprobs=1).choices[0].logprobs.token_logprobs) == 4
+        )
+    with saw("logprobs, streamed"):
+        chunks = list(create(client, logprobs=True, top_logprobs=2, max_tokens=3, stream=True))
+        found = [choice.logprobs for chunk in chunks for choice in chunk.choices if choice.logprobs]
+        streamed = [token.token for logprobs in found for token in logprobs.content or []]
+        assert streamed == [token.token for token in whole.choices[0].logprobs.content]
+    echo = {**COMPLETION, "echo": True, "logprobs": 1}
+    with saw("logprobs of the prompt (echo)"):
+        client.completions.create(**echo)
+    with saw("logprobs of the prompt (echo), LOGITS_ALL=1"):
+        choice = service("logprobs").openai.completions.create(**echo).choices[0]
+        assert "".join(choice.logprobs.tokens) == choice.text
+        assert choice.text.startswith("One, two, three,")
+        assert len(choice.logprobs.token_logprobs) == 10
 
 
 def check_logprobs(answer):
