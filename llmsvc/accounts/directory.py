@@ -31,8 +31,8 @@ SELECT k.id AS key_id, k.digest, k.prefix, u.id AS user_id, u.username, u.role, 
 class KeyRecord:
     """A key that may be used, and its user.
 
-    `rate_limit` (requests per window) is None for the default; with `may_switch` a request may start the model
-    that it names.
+    `rate_limit` (requests per window) is None for the default; with `may_switch` a request may start the
+    model that it names.
     """
 
     key_id: int

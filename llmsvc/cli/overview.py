@@ -22,6 +22,7 @@ _ORDER = ("active", "deactivating", "activating", "failed")
 _FROM_PROXY = (
     "running",
     "waiting",
+    "unloaded",
     "held_since",
     "tokens_per_second",
     "database",

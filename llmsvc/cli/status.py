@@ -150,6 +150,8 @@ def _model(found: dict[str, Any]) -> str:
         return f"{coming}  loading{percent}{_since(found['since'])}"
     if not found["systemd"]:
         return "unknown: systemd does not run here"
+    if found["unloaded"]:
+        return f"none  {found['unloaded']} was idle, the next request starts it"
     last = found["rollback"]
     if last and last["retry_at"]:
         return f"none  {last['to']} is tried at {clock(last['retry_at'])}"

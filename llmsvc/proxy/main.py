@@ -90,6 +90,7 @@ def run(
             settings.llama_proxy_queue_total,
             settings.llama_proxy_hold_seconds,
         )
+        memory = Memory(places.state / "unloaded.json")
         incidents = Incidents(places.incidents)
         poison = Poison(incidents)
         services = Services(
@@ -103,7 +104,7 @@ def run(
                 settings,
                 queue,
                 Installed(places.models_d),
-                Memory(places.state / "unloaded.json"),
+                memory,
                 manager or Systemd(),
                 log,
             ),
@@ -112,7 +113,7 @@ def run(
             ledger=Ledger(places.state / "ledger.spool", conninfo),
             running=running,
         )
-        status = Status(services.keys, queue, services.upstream, services.ledger, services.speed)
+        status = Status(services.keys, queue, services.upstream, services.ledger, services.speed, memory)
         alerts = Alerts(services.keys, services.ledger)
         server = Server(services, status, alerts, places.state / "windows.json", places.status)
         await server.serve(sockets)

@@ -17,6 +17,7 @@ from llmsvc import atomic
 from llmsvc.proxy.auth import KeyDirectory
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.ledger import Ledger
+from llmsvc.proxy.unloaded import Memory
 from llmsvc.proxy.upstream import Upstream
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Status:
     upstream: Upstream
     ledger: Ledger
     speed: Speed
+    memory: Memory
 
     def now(self) -> dict[str, object]:
         """The fields of the file, without the time of writing. Times are Unix times."""
@@ -66,6 +68,7 @@ class Status:
         return {
             "model": backend.name if backend else None,
             "since": backend.created if backend else None,
+            "unloaded": self._unloaded(),
             "coming": loading.name if loading else None,
             "progress": loading.percent if loading else None,
             "loading": loading.text if loading else None,
@@ -89,10 +92,17 @@ class Status:
     def line(self) -> str:
         """The same in a few words, for `systemctl status`."""
         backend, loading = self.upstream.backend, self.queue.loading
-        model = f"serving {backend.name}" if backend else "no model is ready"
+        unloaded = self._unloaded()
+        none = f"{unloaded} is stopped until the next request" if unloaded else "no model is ready"
+        model = f"serving {backend.name}" if backend else none
         coming = f" ({loading})" if loading else ""
         counts = f"{self.upstream.running} running, {self.queue.waiting} waiting"
         return f"{model}{coming}, {counts}; database {'ok' if self.keys.database_ok else 'not reachable'}"
+
+    def _unloaded(self) -> str | None:
+        """The model that the next request starts, for it was stopped as nobody used it."""
+        idle = self.memory.model if self.upstream.backend is None else None
+        return idle.name if idle else None
 
 
 async def keep(status: Status, file: Path) -> None:

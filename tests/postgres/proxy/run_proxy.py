@@ -1,8 +1,11 @@
 """Runs the proxy of a test: FD CONFIG_ENV STATE INSTANCES; its pepper in STATE/pepper, its socket in FD."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
+
+from manager import Mocks  # beside this file
 
 from llmsvc import config
 from llmsvc.accounts import keys
@@ -20,4 +23,6 @@ config_env, state, instances = (Path(argument) for argument in sys.argv[2:])
 settings = config.load(config_env)
 pepper = keys.read_pepper(state / "pepper")
 places = main.Places(state, instances, state.parent / "llmsvc", state.parent / "status.json")
-sys.exit(main.run(settings, pepper, places, activation.listen_sockets()))
+if "MODELS_D" in os.environ:
+    places = dataclasses.replace(places, models_d=Path(os.environ["MODELS_D"]))
+sys.exit(main.run(settings, pepper, places, activation.listen_sockets(), Mocks(instances)))

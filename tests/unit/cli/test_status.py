@@ -116,6 +116,12 @@ def test_a_retry_that_waits_is_told(host):
     assert shown()["failed"].startswith("dud  exit-code since")
 
 
+def test_a_model_that_was_stopped_while_idle_is_told(host):
+    host.instances = []
+    host.proxy(model=None, unloaded="smollm2", tokens_per_second=None)
+    assert shown()["model"] == "none  smollm2 was idle, the next request starts it"
+
+
 @pytest.mark.parametrize("age", [None, 3600], ids=["none", "stale"])
 def test_a_proxy_that_tells_nothing_is_unknown_not_wrong(host, age):
     if age:

@@ -279,4 +279,4 @@ def test_all_are_answered_switches_are_few_and_nobody_waits_for_longer_than_docu
         own = sum(seconds for _, _, other, seconds in asked if other in (model, None) or model is None)
         # what does not fit into one stay needs another round
         rounds = 1 + (own // stay if stay else len(asked))
-        assert waited <= rounds * one_round + own + load + 1e-6
+        assert waited <= rounds * (one_round + load) + own + 1e-6

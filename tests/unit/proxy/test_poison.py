@@ -10,10 +10,10 @@ import pytest
 from llmsvc.proxy import poison as module
 from llmsvc.proxy.errors import ApiError
 from llmsvc.proxy.incidents import Incidents
-from llmsvc.proxy.poison import Poison, fingerprint
+from llmsvc.proxy.poison import Fingerprint, Poison, digest
 
-DEADLY = fingerprint("m", "/v1/completions", b"deadly")
-OTHER = fingerprint("m", "/v1/completions", b"other")
+DEADLY = ("m", digest("/v1/completions", b"deadly"))
+OTHER = ("m", digest("/v1/completions", b"other"))
 
 
 @pytest.fixture
@@ -27,17 +27,17 @@ def crash(tmp_path: Path, at: float) -> None:
         file.write(f"{at:.3f} signal\n")
 
 
-def one_crash(poison: Poison, tmp_path: Path, *requests: bytes) -> None:
+def one_crash(poison: Poison, tmp_path: Path, *requests: Fingerprint) -> None:
     """The requests are sent, the model crashes, and it is back."""
     sent = time.time()
     for request in requests:
-        poison.suspect("m", request, sent)
+        poison.suspect(request, sent)
     crash(tmp_path, sent + 0.01)
     poison.resolve()
     time.sleep(0.02)
 
 
-def refused(poison: Poison, request: bytes) -> bool:
+def refused(poison: Poison, request: Fingerprint) -> bool:
     try:
         poison.check(request)
     except ApiError as error:
@@ -72,14 +72,14 @@ def test_same_body_twice_in_one_crash_counts_once(poison: Poison, tmp_path: Path
 @pytest.mark.parametrize("at", [-1.0, 61.0], ids=["before it was sent", "long after it left"])
 def test_crash_at_another_time_is_not_its_fault(poison: Poison, tmp_path: Path, at: float) -> None:
     for number in range(2):
-        poison.suspect("m", DEADLY, time.time())
+        poison.suspect(DEADLY, time.time())
         crash(tmp_path, time.time() + at + number * 0.01)
         poison.resolve()
     assert not poison
 
 
 def test_stop_without_a_crash_clears_the_suspects(poison: Poison, tmp_path: Path) -> None:
-    poison.suspect("m", DEADLY, time.time())
+    poison.suspect(DEADLY, time.time())
     poison.resolve()
     crash(tmp_path, time.time())
     poison.resolve()
@@ -98,7 +98,7 @@ def test_it_is_forgotten_after_an_hour(
 
 def test_memory_is_bounded_and_keeps_the_latest(poison: Poison, tmp_path: Path) -> None:
     one_crash(poison, tmp_path, DEADLY)
-    one_crash(poison, tmp_path, *(fingerprint("m", "/", b"%d" % number) for number in range(1200)))
+    one_crash(poison, tmp_path, *(("m", digest("/", b"%d" % number)) for number in range(1200)))
     one_crash(poison, tmp_path, DEADLY)
     assert not refused(poison, DEADLY)
     assert len(poison._guilty) == 1000
