@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import getpass
+import io
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +18,9 @@ from llmsvc.errors import UsageError
 
 if TYPE_CHECKING:
     from llmsvc.accounts.keystore import Key
+
+_KEY = re.compile(r"sk-llm-[0-9A-Za-z]+")
+"""Whatever was meant to be a key, in what somebody pasted: OPENAI_API_KEY='sk-llm-…'."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -201,9 +206,15 @@ def _whois(args: argparse.Namespace) -> Result:
 
 
 def _typed_key() -> str:
-    """The key from standard input, not shown on a terminal; without blanks and quotes around it."""
-    text = getpass.getpass("key: ") if sys.stdin.isatty() else sys.stdin.read(4096)
-    return text.strip().strip("\"'")
+    """The key from standard input, not shown on a terminal; without what else stands on its line."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    try:
+        text = getpass.getpass("key: ") if sys.stdin.isatty() else sys.stdin.read(4096)
+    except EOFError:
+        text = ""
+    found = _KEY.search(text)
+    return found[0] if found else text.strip()
 
 
 def _revoke(args: argparse.Namespace) -> Result:

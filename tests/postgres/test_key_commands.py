@@ -144,7 +144,7 @@ def test_whois_tells_owner_state_and_where_a_key_was_used(ready, record, typed):
         {**mine, "created_at": "2026-10-05T14:00:00Z"},
         {**mine, "key_id": 99, "client_addr": "198.51.100.1"},
     )
-    typed(f' "{key}"\n')
+    typed(f'export OPENAI_API_KEY="{key}"\n')
     found = ready.json("key", "whois", "-")
     assert (found["username"], found["name"], found["state"], found["prefix"]) == (
         "alice",
