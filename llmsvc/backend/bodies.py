@@ -8,38 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import random
 from typing import Any
 
-from llmsvc.backend import messages, tools
+from llmsvc.backend import fields, messages, sampling, tools
 from llmsvc.backend.problem import ApiError, bad
 from llmsvc.backend.schemas import safe
 from llmsvc.backend.tools import Tools
 from llmsvc.backend.vocabulary import MARK
 
-MAX_STOPS = 16
-MAX_STOP_CHARS = 500
-MAX_BIASES = 300
 MAX_TOP_LOGPROBS = 20
 MAX_LOGPROBS = 5
 MAX_INPUTS = 2048
-MIN_TEMPERATURE = 0.001
 MAX_TEXT_BYTES = 1024 * 1024
-
-_NUMBERS: dict[str, tuple[type, float, float]] = {
-    "temperature": (float, 0, 2),
-    "top_p": (float, 0, 1),
-    "min_p": (float, 0, 1),
-    "top_k": (int, -1, 1_000_000),
-    "presence_penalty": (float, -2, 2),
-    "frequency_penalty": (float, -2, 2),
-    "repeat_penalty": (float, 0.01, 10),
-    "mirostat_mode": (int, 0, 2),
-    "mirostat_tau": (float, 0, 10),
-    "mirostat_eta": (float, 0.001, 1),
-    "max_tokens": (int, 1, 10**12),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +92,16 @@ def chat(body: dict[str, Any], model: Model) -> Request:
     _need_text_model(model)
     if "max_completion_tokens" in body:
         body["max_tokens"] = body.pop("max_completion_tokens")
-    out = _sampling(body, model)
+    _check_model(body, model)
+    out = sampling.of_app(body, model.name)
     out["messages"] = [{"role": "user", "content": ""}]
     chat_messages = messages.normalise(body.get("messages"))
-    if set(_array(body, "modalities", 10)) - {"text"} or "audio" in body:
+    if set(fields.texts(body, "modalities", 10)) - {"text"} or "audio" in body:
         raise bad("this model answers in text only", "modalities")
     logprobs = (
-        (_integer(body, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0) if _boolean(body, "logprobs") else None
+        (fields.integer(body, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0)
+        if fields.boolean(body, "logprobs")
+        else None
     )
     wants_json, schema = _response_format(body)
     functions = tools.normalise(body, can_choose=model.can_call)
@@ -126,7 +109,7 @@ def chat(body: dict[str, Any], model: Model) -> Request:
         raise bad("tools and a response_format of JSON cannot be used together", "response_format")
     if functions and logprobs is not None:
         raise bad("logprobs cannot be had together with tools", "logprobs", "unsupported_parameter")
-    rest = _rest(body, model)
+    rest = sampling.ours(body, model.n_vocab)
     if rest["min_tokens"] and (wants_json or (functions and functions.forced)):
         # a form that is complete can only end
         raise bad("min_tokens cannot be used together with a form of the answer", "min_tokens")
@@ -157,14 +140,15 @@ def completion(body: dict[str, Any], model: Model) -> Request:
         raise bad("this model has no tokens for a suffix", "suffix", "unsupported_parameter")
     if body.get("best_of", 1) != 1:
         raise bad("best_of must be 1", "best_of")
-    echo, logprobs = _boolean(body, "echo"), _integer(body, "logprobs", 0, MAX_LOGPROBS)
+    echo, logprobs = fields.boolean(body, "echo"), fields.integer(body, "logprobs", 0, MAX_LOGPROBS)
     if echo and logprobs is not None and not model.prompt_logits:
         raise bad(
             "the logprobs of a prompt (echo) need LOGITS_ALL=1 in the settings of this model",
             "logprobs",
             "logprobs_not_supported",
         )
-    out = _sampling(body, model)
+    _check_model(body, model)
+    out = sampling.of_app(body, model.name)
     out["prompt"] = ""
     return Request(
         "/v1/completions",
@@ -173,7 +157,7 @@ def completion(body: dict[str, Any], model: Model) -> Request:
         suffix=suffix,
         echo=echo,
         logprobs=logprobs,
-        **_rest(body, model),
+        **sampling.ours(body, model.n_vocab),
     )
 
 
@@ -216,67 +200,12 @@ def tokens(body: dict[str, Any], model: Model) -> list[int]:
     return value
 
 
-def _sampling(body: dict[str, Any], model: Model) -> dict[str, Any]:
-    """What llama_cpp.server gets of chat and raw completions alike."""
-    _check_model(body, model)
-    if "grammar" in body:
-        raise bad("grammar is not supported; use response_format", "grammar", "unsupported_parameter")
-    if body.get("n", 1) != 1:
-        raise bad("n must be 1", "n")
-    seed = body.get("seed", -1)
-    if type(seed) is not int:
-        raise bad("seed must be a whole number", "seed")
-    out: dict[str, Any] = {
-        "model": model.name,
-        "stream": _boolean(body, "stream"),
-        "repeat_penalty": 1.0,
-        # without one llama_cpp derives it from the last request's
-        "seed": random.SystemRandom().randrange(2**32 - 1) if seed < 0 else seed % (2**32 - 1),
-    }
-    if body.get("max_tokens") == -1:
-        del body["max_tokens"]  # other servers' word for "as many as there is room for"
-    for key, (kind, low, high) in _NUMBERS.items():
-        if key in body:
-            out[key] = _number(body[key], key, kind, low, high)
-    if out.get("temperature", 1) < MIN_TEMPERATURE:
-        # the engine would divide by it, and what it draws from what is no number may break a grammar
-        out["temperature"] = 0.0
-    if out.get("top_k") == -1:
-        out["top_k"] = 0  # other engines' word for "all"
-    return out
-
-
-def _rest(body: dict[str, Any], model: Model) -> dict[str, Any]:
-    """What else chat and raw completions share: arguments of Request."""
-    stops = body.get("stop", [])
-    stops = [stops] if isinstance(stops, str) else stops
-    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
-        raise bad(f"stop must be a text or a list of at most {MAX_STOPS}", "stop")
-    if not all(isinstance(stop, str) and len(stop) <= MAX_STOP_CHARS for stop in stops):
-        raise bad(f"stop must consist of texts of at most {MAX_STOP_CHARS} characters", "stop")
-    return {
-        "stops": [stop for stop in stops if stop],
-        "min_tokens": _integer(body, "min_tokens", 0, 1_000_000_000) or 0,
-        "bias": _logit_bias(body, model),
-    }
-
-
 def _check_model(body: dict[str, Any], model: Model) -> None:
     wanted = body.get("model", "")
     if not isinstance(wanted, str):
         raise bad("model must be a text", "model")
     if wanted not in ("", "current", model.name, model.file):
         raise ApiError(404, f"the model here is {model.name}", param="model", code="model_not_found")
-
-
-def _logit_bias(body: dict[str, Any], model: Model) -> dict[int, float]:
-    bias = body.get("logit_bias", {})
-    if not isinstance(bias, dict) or len(bias) > MAX_BIASES:
-        raise bad(f"logit_bias must be an object of at most {MAX_BIASES} tokens", "logit_bias")
-    for key in bias:
-        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < model.n_vocab):
-            raise bad(f"logit_bias must name tokens from 0 to {model.n_vocab - 1}", "logit_bias")
-    return {int(key): _number(value, "logit_bias", float, -100, 100) for key, value in bias.items()}
 
 
 def _response_format(body: dict[str, Any]) -> tuple[bool, dict[str, Any] | None]:
@@ -297,29 +226,3 @@ def _response_format(body: dict[str, Any]) -> tuple[bool, dict[str, Any] | None]
 def _need_text_model(model: Model) -> None:
     if model.embedding:
         raise bad("this model makes embeddings only: POST /v1/embeddings", None, "completions_not_supported")
-
-
-def _number(value: Any, key: str, kind: type, low: float, high: float) -> Any:
-    numeric = type(value) is int or (kind is float and type(value) is float and math.isfinite(value))
-    if not numeric or not low <= value <= high:
-        word = "a whole number" if kind is int else "a number"
-        raise bad(f"{key} must be {word} from {low:g} to {high:g}", key)
-    return value
-
-
-def _integer(body: dict[str, Any], key: str, low: int, high: int) -> int | None:
-    return None if key not in body else int(_number(body[key], key, int, low, high))
-
-
-def _boolean(body: dict[str, Any], key: str) -> bool:
-    value = body.get(key, False)
-    if not isinstance(value, bool):
-        raise bad(f"{key} must be true or false", key)
-    return value
-
-
-def _array(body: dict[str, Any], key: str, most: int) -> list[str]:
-    value = body.get(key, [])
-    if not isinstance(value, list) or len(value) > most or not all(isinstance(item, str) for item in value):
-        raise bad(f"{key} must be a list of texts", key)
-    return value

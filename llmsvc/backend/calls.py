@@ -16,8 +16,6 @@ import re
 from collections.abc import Set
 from typing import Literal
 
-from llmsvc.backend.texts import held
-
 _DECODER = json.JSONDecoder()
 End = Literal["whole", "cut"] | None
 """How an answer ended: as the model wanted, or in the middle; None while it goes on."""
@@ -50,10 +48,10 @@ class Syntax:
     """What stands around the JSON of one call, where a grammar enforces it."""
     arguments = "arguments"
 
-    def opens(self, text: str, first: bool) -> int | None:
+    def opens(self, text: str, start: int | None) -> int | None:
         """The place where the text turns into a call; None where it does not.
 
-        :param first: whether nothing but blanks came before the text
+        :param start: where the text begins after blanks, if nothing else came before them
         """
         places = [place for place in (text.find(tag) for tag in self.tags) if place >= 0]
         return min(places, default=None)
@@ -112,11 +110,10 @@ class Llama(Syntax):
     _NAME = re.compile(r'"name"\s*:\s*"([^"\\]*)"')
     _BUILT_IN = re.compile(r"\s*([A-Za-z0-9_-]+)\.call\((.*)\)\s*\Z", re.S)
 
-    def opens(self, text: str, first: bool) -> int | None:
-        start = len(text) - len(text.lstrip(" \r\n\t;"))
-        if first and text[start : start + 1] == "{":
+    def opens(self, text: str, start: int | None) -> int | None:
+        if start is not None and text[start : start + 1] == "{":
             return start
-        return super().opens(text, first)
+        return super().opens(text, start)
 
     def take(self, text: str, names: Set[str], *, end: End) -> Taken | None:
         tagged = text.startswith(self.tags[0])
@@ -139,15 +136,20 @@ class Llama(Syntax):
             calls = _calls(value)
             if tagged or (calls and all(call.name in names for call in calls)):
                 return Taken(calls, rest)
-            return Taken([], rest, body[: len(body) - len(rest)])
+            return self._answer(body, rest)
         first = self._FIRST_KEY.match(body)
         if not tagged and not (first[1] in self._KEYS if first else self._OPEN.match(body)):
-            return Taken([], "", body)
+            return self._answer(body)
         if end is None:
             return None
         name = self._NAME.search(body)
         foreign = not tagged and name is not None and name[1] not in names
-        return Taken([], "", body if foreign else "")
+        return self._answer(body) if foreign else Taken([], "")
+
+    def _answer(self, body: str, rest: str = "") -> Taken:
+        """An ordinary answer, as far as the next tag."""
+        text, tag, behind = body.removesuffix(rest).partition(self.tags[0])
+        return Taken([], tag + behind + rest, text)
 
 
 class Only(Syntax):
@@ -158,8 +160,8 @@ class Only(Syntax):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def opens(self, text: str, first: bool) -> int | None:
-        return 0 if text else None
+    def opens(self, text: str, start: int | None) -> int | None:
+        return 0
 
     def take(self, text: str, names: Set[str], *, end: End) -> Taken | None:
         value, _, _ = _json(text)
@@ -177,82 +179,6 @@ def syntax_of(template: str) -> Syntax | None:
     if "<|python_tag|>" in template or ("<|start_header_id|>" in template and '"parameters"' in template):
         return Llama()
     return None
-
-
-class Parser:
-    """Parts one answer, as it comes, into content and calls.
-
-    :param names: the functions there are
-    :param wanted: how many calls are wanted at most: 0 where none may be made
-    """
-
-    def __init__(self, syntax: Syntax, names: Set[str], wanted: int) -> None:
-        self.calls = 0
-        """How many were found."""
-        self._syntax = syntax
-        self._names = names
-        self._wanted = wanted
-        self._buffer = ""
-        self._blanks = ""
-        self._inside = False
-        self._first = True
-
-    @property
-    def done(self) -> bool:
-        """Whether all calls that are wanted were made: the rest of the answer is of no use."""
-        return 0 < self._wanted <= self.calls
-
-    def feed(self, text: str) -> list[str | Call]:
-        """The content and the calls that are certain now."""
-        self._buffer += text
-        return self._run(None)
-
-    def end(self, *, cut: bool) -> list[str | Call]:
-        """What is left at the end of the answer.
-
-        :param cut: whether it ended in the middle, so that the beginning of a tag is no content
-        """
-        if cut and not self._inside:
-            self._buffer = self._buffer[: len(self._buffer) - held(self._buffer, self._syntax.tags)]
-        found = self._run("cut" if cut else "whole")
-        if self._blanks and not self.calls:
-            found.append(self._blanks)
-        return found
-
-    def _run(self, end: End) -> list[str | Call]:
-        found: list[str | Call] = []
-        while self._buffer and not self.done:
-            if not self._inside:
-                place = self._syntax.opens(self._buffer, self._first)
-                if place is None:
-                    hold = 0 if end else held(self._buffer, self._syntax.tags)
-                    found += self._content(self._buffer[: len(self._buffer) - hold])
-                    self._buffer = self._buffer[len(self._buffer) - hold :]
-                    break
-                found += self._content(self._buffer[:place])
-                self._buffer = self._buffer[place:]
-                self._inside = True
-            taken = self._syntax.take(self._buffer, self._names, end=end)
-            if taken is None:
-                break
-            self._inside, self._buffer = False, taken.rest
-            found += self._content(taken.text)
-            if taken.calls:
-                self._blanks = ""
-            for call in taken.calls:
-                if self.calls < self._wanted:
-                    self.calls += 1
-                    found.append(call)
-        return found
-
-    def _content(self, text: str) -> list[str | Call]:
-        # blanks around calls are no content, so they wait for what follows
-        text = self._blanks + (text.lstrip(" \r\n\t;") if self.calls and self._first else text)
-        body = text.rstrip()
-        self._blanks = text[len(body) :]
-        if body:
-            self._first = False
-        return [body] if body else []
 
 
 def _json(text: str) -> tuple[object | None, str, bool]:

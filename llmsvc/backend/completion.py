@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmsvc.backend import logprobs
-from llmsvc.backend.calls import Call, Parser, Syntax
+from llmsvc.backend.calls import Call, Syntax
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.logprobs import Entry
+from llmsvc.backend.parser import Parser
 from llmsvc.backend.replies import Reply
 from llmsvc.backend.texts import Text
 
