@@ -44,15 +44,16 @@ class Client:
     async def events(self, data: bytes) -> None:
         """Sends whole events of the answer."""
         self.answering = True
-        await self._events(data)
+        await self._events(data, last=False)
 
     async def comment(self) -> None:
         """Sends a sign of life."""
-        await self._events(COMMENT)
+        await self._events(COMMENT, last=False)
 
-    async def end(self) -> None:
-        """Ends a stream."""
-        await self._body(b"", last=True)
+    async def end(self, data: bytes = b"") -> None:
+        """Ends a stream with these events."""
+        self.answering = True
+        await self._events(data, last=True)
 
     async def fail(self, error: ApiError) -> None:
         """Sends an error: as an answer, or as an event where a stream has begun; nothing after the end."""
@@ -63,10 +64,10 @@ class Client:
         else:
             await self.answer(error.status, error.body(), [_JSON, *error.headers])
 
-    async def _events(self, data: bytes) -> None:
+    async def _events(self, data: bytes, last: bool) -> None:
         if not self.started:
             await self._start(200, _STREAM_HEADERS)
-        await self._body(data)
+        await self._body(data, last)
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.started = True

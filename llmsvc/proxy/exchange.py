@@ -97,6 +97,7 @@ class Exchange:
         self._response: aiohttp.ClientResponse | None = None
         self._at_backend = False
         self._sent: float | None = None
+        self._digest: bytes | None = None
         self._expected: str | None = None
         self._wants: str | None = None
         self._held: float = 0.0
@@ -180,8 +181,10 @@ class Exchange:
             self._services.poison.check(self._fingerprint(backend))
 
     def _fingerprint(self, backend: Backend) -> poison.Fingerprint:
-        assert self._body is not None
-        return poison.fingerprint(backend.name, self._path, self._body.raw)
+        if self._digest is None:
+            assert self._body is not None
+            self._digest = poison.digest(self._path, self._body.raw)
+        return backend.name, self._digest
 
     async def _take_turns(self) -> None:
         """Waits for a turn and lets the backend answer; again, if it went away before the first byte."""
@@ -247,8 +250,7 @@ class Exchange:
         if response.status != 200:
             self._tally.state = "rejected_request" if response.status < 500 else "error"
         if self._client.started:
-            await self._client.events(b"data: " + _one_line(answer) + b"\n\n")
-            await self._client.end()
+            await self._client.end(b"data: " + _one_line(answer) + b"\n\n")
         else:
             kind = response.headers.get("content-type", "application/json")
             await self._client.answer(response.status, answer, [(b"content-type", kind.encode())])
@@ -256,13 +258,17 @@ class Exchange:
     async def _stream(self, response: aiohttp.ClientResponse, backend: Backend) -> None:
         assert self._body is not None
         events = sse.EventStream(self._body.wants_usage)
+        # goes out with the end: who has seen [DONE] may leave at once, and has not left early
+        last = b""
         while data := await response.content.readany():
             if self._tally.first_token is None:
                 self._tally.first_token = time.monotonic()
             out = events.feed(data)
             if events.stopping and not self._client.answering:
                 raise StoppingError
-            if out:
+            if events.done:
+                last += out
+            elif out:
                 await self._client.events(out)
         if events.usage is not None:
             self._tally.usage = events.usage
@@ -275,7 +281,7 @@ class Exchange:
         else:
             self._answered(backend)
         self._leave_backend()
-        await self._client.end()
+        await self._client.end(last)
 
     async def _fail(self, error: ApiError) -> None:
         """Frees the model and tells the client, who may be slow to hear it."""
@@ -300,7 +306,7 @@ class Exchange:
     def _suspect(self, backend: Backend) -> None:
         """The backend went away, or does not let the request go; if it crashed, that may be the cause."""
         if self._sent is not None:
-            self._services.poison.suspect(backend.name, self._fingerprint(backend), self._sent)
+            self._services.poison.suspect(self._fingerprint(backend), self._sent)
             self._sent = None
 
     def _answered(self, backend: Backend) -> None:

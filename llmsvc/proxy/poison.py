@@ -21,17 +21,17 @@ _FORGET_SECONDS = 3600.0
 # a hung backend is killed after 30 s, and it takes a moment until that is noted
 _LATEST_CRASH_SECONDS = 60.0
 
-Fingerprint = bytes
+Fingerprint = tuple[str, bytes]
+"""What makes two requests the same: the model, and digest()."""
 
 
-def fingerprint(model: str, path: str, body: bytes) -> Fingerprint:
-    """What makes two requests the same, for this purpose."""
-    return hashlib.sha256(f"{model}\0{path}\0".encode() + body).digest()
+def digest(path: str, body: bytes) -> bytes:
+    """Stands for what was asked."""
+    return hashlib.sha256(path.encode() + b"\0" + body).digest()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Suspect:
-    model: str
     request: Fingerprint
     sent: float
     lost: float
@@ -55,19 +55,21 @@ class Poison:
         """Whether any request is known to have crashed a model; if not, no body need be hashed."""
         return bool(self._guilty)
 
-    def suspect(self, model: str, request: Fingerprint, sent: float) -> None:
+    def suspect(self, request: Fingerprint, sent: float) -> None:
         """A request that was in the backend when it went away, or that the backend never let go.
 
         :param sent: when the backend got it, Unix time
         """
-        self._suspects.append(_Suspect(model, request, sent, time.time()))
+        self._suspects.append(_Suspect(request, sent, time.time()))
 
     def resolve(self) -> None:
         """Finds the guilty among the suspects; to be called when a backend is ready again."""
-        crashes = {suspect.model: self._incidents.crashes(suspect.model) for suspect in self._suspects}
+        models = {suspect.request[0] for suspect in self._suspects}
+        crashes = {model: self._incidents.crashes(model) for model in models}
         for suspect in self._suspects:
             latest = suspect.lost + _LATEST_CRASH_SECONDS
-            crash = next((at for at in crashes[suspect.model] if suspect.sent <= at <= latest), None)
+            times = crashes[suspect.request[0]]
+            crash = next((at for at in times if suspect.sent <= at <= latest), None)
             if crash is not None:
                 self._count(suspect.request, crash)
         self._suspects.clear()

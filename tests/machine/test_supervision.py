@@ -90,14 +90,14 @@ def ask(machine: Machine, key: str, content: str) -> int:
     return machine.post("/v1/chat/completions", body(content), key).status_code
 
 
-def status(machine: Machine) -> dict[str, Any]:
-    return dict(json.loads(machine.out("cat", "/run/llmsvc-proxy/status.json")))
-
-
-def await_waiting(machine: Machine, count: int) -> None:
+def await_status(machine: Machine, **fields: object) -> dict[str, Any]:
+    """What the proxy tells of itself, once these fields are so."""
     deadline = time.monotonic() + 30
-    while status(machine)["waiting"] != count:
-        assert time.monotonic() < deadline
+    while True:
+        status = dict(json.loads(machine.out("cat", "/run/llmsvc-proxy/status.json")))
+        if fields.items() <= status.items():
+            return status
+        assert time.monotonic() < deadline, f"{status} is not {fields}"
         time.sleep(0.1)
 
 
@@ -122,7 +122,7 @@ def test_backend_that_dies_or_hangs_in_mid_stream_breaks_that_stream_alone(
     # not the same words each time: what crashed the model twice is refused
     stream = Stream(machine, key, body(f"Tell me a story of {signal}.", stream=True, **ENDLESS))
     others = [background(ask, machine, key, f"number {number}") for number in range(4)]
-    await_waiting(machine, 4)
+    await_status(machine, waiting=4)
     began = time.monotonic()
     kill(machine, BACKEND, signal)
     lines = stream.lines()
@@ -131,7 +131,7 @@ def test_backend_that_dies_or_hangs_in_mid_stream_breaks_that_stream_alone(
     assert [other.result(120) for other in others] == [200] * 4
     measured(f"SIG{signal} of the backend until all others are answered", time.monotonic() - began)
     assert states(machine, user, 5) == ["error", "ok", "ok", "ok", "ok"]
-    assert status(machine)["last_switch"]["result"] == "crashed"
+    assert await_status(machine, running=0, waiting=0)["last_switch"]["result"] == "crashed"
     assert machine.states(BACKEND) == ["active"]
 
 
@@ -148,14 +148,14 @@ def test_backend_that_hangs_while_idle_is_replaced_before_the_next_request_gives
             client.post("/v1/chat/completions", json=body("no time"), headers=headers)
     assert [answer.result(120) for answer in answers] == [200] * 2
     assert states(machine, "idle-hang", 3) == ["client_gone", "ok", "ok"]
-    assert status(machine)["running"] == 0
+    await_status(machine, running=0, waiting=0)
 
 
 def test_killed_proxy_breaks_its_open_connections_alone(machine: Machine, background: Any) -> None:
     key = machine.add_user("proxy-kill")
     stream = Stream(machine, key, body("Tell me a story.", stream=True, **ENDLESS))
     waiting = background(ask, machine, key, "me too")
-    await_waiting(machine, 1)
+    await_status(machine, waiting=1)
     kill(machine, PROXY, "KILL")
     assert ask(machine, key, "the next one") == 200
     with pytest.raises(httpx.RemoteProtocolError):

@@ -320,6 +320,9 @@ BROKEN = {
     "body": HEAD + b'application/json\r\ncontent-length: 100\r\n\r\n{"half":',
     "chunk": HEAD + b"application/json\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{",
     "stream": HEAD + b"text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+    "stopping": HEAD
+    + b"text/event-stream\r\nconnection: close\r\n\r\n"
+    + b'data: {"error": {"message": "the model is being stopped", "code": "model_stopping"}}\n\n',
     "event": HEAD + b"text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n6\r\ndata: \r\n",
 }
 
