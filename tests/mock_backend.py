@@ -6,7 +6,7 @@ listens on INSTANCES/NAME/http.sock and creates INSTANCES/NAME/ready. On SIGTERM
 drain time. GET /mock tells what it saw. A request steers it by an object `mock` in its body: `tokens`,
 `delay` (seconds before each token), `silent` (seconds before the first byte), `status` (answer with that
 error), `die` (exit after so many tokens, -1: before any byte), `cut` (end a stream after so many tokens as if
-it were whole).
+it were whole), `linger` (seconds between a stream's [DONE] and its end).
 """
 
 from __future__ import annotations
@@ -165,7 +165,9 @@ class Mock:
             choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
             await event(send, {**base, "object": kind + ".chunk", "choices": [choice]})
             await event(send, {**base, "object": kind + ".chunk", "choices": [], "usage": total})
-            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+            await asyncio.sleep(steer.get("linger", 0))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         elif path == "/v1/embeddings":
             data = [{"object": "embedding", "index": 0, "embedding": [0.5] * 8}]
             total = {"prompt_tokens": usage["prompt_tokens"], "total_tokens": usage["prompt_tokens"]}

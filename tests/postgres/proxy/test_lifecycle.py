@@ -38,6 +38,15 @@ def test_client_that_leaves_frees_the_model_and_what_was_made_is_counted(stack: 
     assert 1 <= row["completion_tokens"] < 100
 
 
+def test_client_that_leaves_at_the_sight_of_done_has_not_left_early(stack: Any) -> None:
+    key = stack.add_key("hasty")
+    for _ in range(5):
+        with stack.http(key) as client:
+            with client.stream("POST", CHAT, json=body(stream=True, mock={"linger": 0.3})) as answer:
+                assert "data: [DONE]" in answer.iter_lines()
+    assert {(row["state"], row["status_code"]) for row in stack.rows("hasty", 5)} == {("ok", 200)}
+
+
 def test_client_that_leaves_the_queue_gets_its_place_in_the_window_back(stack: Any) -> None:
     key = stack.add_key("impatient", limit=1)
     with open_stream(stack, stack.add_key()):
