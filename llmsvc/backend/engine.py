@@ -128,7 +128,7 @@ class Engine:
                 next(self._completing(max_tokens=1, temperature=0.0, seed=0))
                 self._batches.fit()
         except ApiError as error:
-            raise self._template_error(error.message) from None
+            raise self._template_error(_brief(error.__cause__ or error)) from None
         except Exception as error:  # whatever llama_cpp raises
             raise Error(f"the model loads but fails to answer: {self._log.gpu() or _brief(error)}") from None
         finally:
@@ -176,8 +176,7 @@ class Engine:
             self._vocabulary.result()
         self._llama.close()
 
-    def _template_error(self, problem: str) -> SettingError:
-        said = problem.partition("these messages: ")[2] or problem
+    def _template_error(self, said: str) -> SettingError:
         if self._settings["CHAT_FORMAT"]:
             return self._settings.error("CHAT_FORMAT", f"fails with this model: {said}")
         return ModelError(
@@ -283,6 +282,6 @@ class Engine:
         return chunks if given.get("stream") else next(chunks)
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     """One short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

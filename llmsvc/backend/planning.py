@@ -93,12 +93,11 @@ class Planner:
         protect = self.vocabulary().protect
         try:
             return self.template.render(protect(messages), protect(tools))
-        except ValueError as error:
-            # what a template says itself, as "roles must alternate"
-            said = str(error)[:200]
-        except Exception:  # a template can raise whatever it likes
-            said = "it fails on them"
-        raise bad(f"the chat template of this model does not take these messages: {said}", "messages")
+        except Exception as error:  # a template can raise whatever it likes
+            # a ValueError is what it says itself, as "roles must alternate"
+            said = str(error)[:200] if isinstance(error, ValueError) else "it fails on them"
+            refused = f"the chat template of this model does not take these messages: {said}"
+            raise bad(refused, "messages") from error
 
     def _raw_prompt(self, request: Request) -> list[int]:
         first, last = self.around

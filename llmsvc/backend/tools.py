@@ -10,6 +10,7 @@ from llmsvc.backend.problem import bad
 from llmsvc.backend.schemas import safe
 
 MAX_TOOLS = 128
+_OTHER_THAN_OBJECTS = {"$ref", "allOf", "anyOf", "const", "enum", "items", "oneOf"}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
@@ -95,6 +96,10 @@ def _tool(tool: object, place: str) -> dict[str, Any]:
         parameters = {"type": "object", "properties": {}}
     if not isinstance(parameters, dict):
         raise bad("parameters must be a JSON schema", f"{place}.function.parameters")
+    if not parameters.keys() & _OTHER_THAN_OBJECTS:
+        parameters = {"type": "object", **parameters}
+    if parameters.get("type") != "object":
+        raise bad("parameters must be a JSON schema of type object", f"{place}.function.parameters")
     description = function.get("description")
     out = {
         "name": name,

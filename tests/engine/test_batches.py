@@ -10,7 +10,9 @@ from llmsvc.backend import batches
 
 @pytest.fixture
 def llama(models):
-    model = llama_cpp.Llama(str(models / "smollm2.gguf"), n_ctx=512, n_threads=1, verbose=False)
+    model = llama_cpp.Llama(
+        str(models / "smollm2.gguf"), n_ctx=256, n_batch=128, n_threads=1, n_threads_batch=1, verbose=False
+    )
     yield model
     model.close()
 
@@ -29,12 +31,12 @@ def measured(llama, bounded):
 
 
 def test_a_batch_that_takes_too_long_at_the_self_test_is_made_shorter(llama, monkeypatch):
-    monkeypatch.setattr(batches, "MAX_SECONDS", 0.3)
+    monkeypatch.setattr(batches, "MAX_SECONDS", 0.1)
     made = measured(llama, bounded=True)
     made.fit()
-    assert batches.SMALLEST <= llama.n_batch < 512
+    assert batches.SMALLEST <= llama.n_batch < 128
     assert llama.n_tokens == 0
-    answer = llama.create_completion("One, two, three, " * 40, max_tokens=2)
+    answer = llama.create_completion("One, two, three, " * 20, max_tokens=2)
     assert answer["usage"]["completion_tokens"] == 2
 
 
@@ -43,4 +45,4 @@ def test_on_the_cpu_alone_it_is_left_alone(llama):
     made.fit()
     made.took(100)
     made.adapt()
-    assert llama.n_batch == 512
+    assert llama.n_batch == 128

@@ -56,7 +56,7 @@ def text_schema(**keys):
         {
             "tools": [{"type": "function", "function": {"name": "f"}}],
             "tool_choice": "required",
-            "max_tokens": -1,
+            "max_tokens": 0,
         },
         {"functions": [{"name": "f", "parameters": {}}]},
     ],

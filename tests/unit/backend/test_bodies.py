@@ -136,6 +136,10 @@ def test_a_bad_message_is_named(messages, param):
     assert refused(messages=messages).param == param
 
 
+def tool(parameters):
+    return {"type": "function", "function": {"name": "h", "parameters": parameters}}
+
+
 SECOND = {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}
 NAMED = {"type": "function", "function": {"name": "g"}}
 CALLER = Model("m", "m.gguf", n_vocab=1000, can_call=True)
@@ -173,6 +177,8 @@ def test_a_model_that_knows_no_calls_can_be_held_to_one_function_and_no_more():
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tools": [tool({"type": "string"})]}, "tools[0].function.parameters"),
+        ({"tools": [tool({"enum": ["a"]})]}, "tools[0].function.parameters"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
