@@ -16,6 +16,8 @@ import re
 from collections.abc import Set
 from typing import Literal
 
+_FOREIGN = ("<function=", "<arg_key>", "<invoke")
+"""What templates of other syntaxes have, some beside tags of ours."""
 _DECODER = json.JSONDecoder()
 End = Literal["whole", "cut"] | None
 """How an answer ended: as the model wanted, or in the middle; None while it goes on."""
@@ -172,9 +174,11 @@ class Only(Syntax):
 
 def syntax_of(template: str) -> Syntax | None:
     """The syntax that a chat template teaches; None where it is none of ours."""
+    if any(mark in template for mark in _FOREIGN):
+        return None
     if "[TOOL_CALLS]" in template:
         return Mistral()
-    if "<tool_call>" in template and "<function=" not in template and "<arg_key>" not in template:
+    if "<tool_call>" in template:
         return Hermes()
     if "<|python_tag|>" in template or ("<|start_header_id|>" in template and '"parameters"' in template):
         return Llama()

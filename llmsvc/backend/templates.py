@@ -10,6 +10,7 @@ from typing import Any
 
 from llmsvc.backend import calls, internals
 
+_TOOL_USE = "chat_template.tool_use"
 _PROBE = "probe_of_a_function"
 _ARGUMENTS = {"probe_key": "probe_value"}
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}\Z")
@@ -32,14 +33,19 @@ class Template:
 
     def __init__(self, llama: Any, arguments: dict[str, Any]) -> None:
         self._arguments = arguments
-        self._plain = internals.chat_handler(llama, llama.chat_format)
-        self._with_tools = self._plain
-        source = str(llama.metadata.get("tokenizer.chat_template", ""))
-        if not self._knows_tools() and "tokenizer.chat_template.tool_use" in llama.metadata:
-            self._with_tools = internals.chat_handler(llama, "chat_template.tool_use")
-            source = str(llama.metadata["tokenizer.chat_template.tool_use"])
-        self.source = str(llama.metadata.get("tokenizer.chat_template", "")) + source
-        """The text of the GGUF's templates; empty where there are none."""
+        named = llama.chat_format
+        self._plain = self._with_tools = internals.chat_handler(llama, named)
+        if not self._knows_tools() and f"tokenizer.{_TOOL_USE}" in llama.metadata:
+            named = _TOOL_USE
+            self._with_tools = internals.chat_handler(llama, named)
+        texts = {
+            key.removeprefix("tokenizer."): str(text)
+            for key, text in llama.metadata.items()
+            if key.startswith("tokenizer.chat_template")
+        }
+        self.source = "".join(texts.values())
+        """The text of all templates in the GGUF; empty where there are none."""
+        source = texts.get("chat_template" if named == "chat_template.default" else named, "")
         self.syntax = calls.syntax_of(source) if self._knows_tools() else None
         """How the model was taught to call functions; None where it was not, or in no syntax of ours."""
         self.short_ids = isinstance(self.syntax, calls.Mistral)

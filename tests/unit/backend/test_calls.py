@@ -121,6 +121,8 @@ def test_deep_json_is_a_broken_call():
         ("{{ '<|python_tag|>' }}", Llama),
         ('<|start_header_id|> {"name": x, "parameters": y}', Llama),
         ("<tool_call><function=f>", type(None)),
+        ('<tool_call><invoke name="f">', type(None)),
+        ("<|python_tag|> <function=f>{}</function>", type(None)),
         ("<|im_start|>", type(None)),
     ],
 )
