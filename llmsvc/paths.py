@@ -40,7 +40,6 @@ RUN_INSTANCES = Path("/run/llama-server")
 """One RuntimeDirectory an instance, /run/llama-server/NAME; it exists exactly while the instance does."""
 INSTALL_LOCK = Path("/run/llmsvc-install")
 """A directory that is locked while an installation runs."""
-GENERATED_UNITS = Path("/run/systemd/generator")
 
 PREFIX = Path("/opt/llmsvc")
 VENV = PREFIX / "venv"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import time
 import traceback
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from llmsvc import atomic, config, paths
 from llmsvc.backend import environment, loading
 from llmsvc.errors import EX_CONFIG, Error
 from llmsvc.library import gguf, settings
-from llmsvc.systemd import journal, manager, notify
+from llmsvc.systemd import journal, notify
 
 
 def main(name: str) -> int:
@@ -60,10 +59,6 @@ def _load(name: str, log: journal.Journal) -> Callable[[], None]:
     """Loads and tests the model; the function that it returns serves it, until SIGTERM."""
     begun = time.monotonic()
     model = settings.load(name)
-    # set by systemd; by hand, beside it, anybody may run what they like
-    if os.environ.get("RUNTIME_DIRECTORY") == str(paths.RUN_INSTANCES / name) and not manager.known(name):
-        # there is no Conflicts= for it, so another model runs on
-        raise Error("systemd does not know it yet", hint="systemctl daemon-reload, then start it again")
     max_body, drain = config.values("LLAMA_PROXY_MAX_BODY_BYTES", "LLAMA_PROXY_DRAIN_SECONDS")
     header = gguf.read_header(model.model)
     environment.clean(model["GPU"])

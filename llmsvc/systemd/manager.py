@@ -210,7 +210,8 @@ def daemon_reload() -> None:
 
 def known(name: str) -> bool:
     """Whether the generator has written the exclusion of this model, without which it would be refused."""
-    return paths.GENERATED_UNITS.joinpath(f"{unit(name)}.d", "50-llmsvc-exclusive.conf").exists()
+    # not by looking at the file: a daemon-reload takes it away and brings it back
+    return "50-llmsvc-exclusive.conf" in _systemctl("show", "-P", "DropInPaths", unit(name))
 
 
 def switch(name: str) -> None:
@@ -222,8 +223,17 @@ def switch(name: str) -> None:
     if not known(name):
         if not paths.MODELS_D.joinpath(f"{name}.env").exists():
             raise NotFoundError(f"no model named {name}", hint="llmsvc model list shows what is there")
-        daemon_reload()
+        try:
+            daemon_reload()
+        except DeniedError:
+            _await_known(name)  # llmsvc-models.path has it done for members of llmsvc-admin
     _act("start", name)
+
+
+def _await_known(name: str) -> None:
+    deadline = time.monotonic() + _KNOWN_SECONDS
+    while not known(name) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def demand(name: str, running: str | None) -> None:
@@ -234,9 +244,7 @@ def demand(name: str, running: str | None) -> None:
     :raises CanceledError: another command took the place of this one
     :raises StartError: it did not start; the last good model is on its way back
     """
-    deadline = time.monotonic() + _KNOWN_SECONDS
-    while not known(name) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    _await_known(name)
     # systemd has no way to say this: --job-mode=fail drops the stop of a model that declares the conflict,
     # and two would run
     if jobs() or active_model() != running:

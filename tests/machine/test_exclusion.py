@@ -157,8 +157,10 @@ def reloading(machine: Machine) -> Iterator[None]:
     loop = "while :; do systemctl daemon-reload; n=$((n + 1)); if read -t 0.05; then echo $n; exit; fi; done"
     command = [SANDBOX, "exec", machine.name, "--", "bash", "-c", loop]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield
-        count, _ = process.communicate("\n", timeout=30)
+        try:
+            yield
+        finally:
+            count, _ = process.communicate("\n", timeout=30)
     assert int(count) > 5
 
 

@@ -104,7 +104,7 @@ BROKEN = {
     "crash while loading": "mkdir -p /run/systemd/system/llama-server@broken.service.d; "
     "printf '[Service]\\nExecStart=\\nExecStart=/bin/sh -c \"kill -SEGV $$$$\"\\n' "
     ">/run/systemd/system/llama-server@broken.service.d/crash.conf",
-    "missing .env": "systemctl daemon-reload; rm broken.env",
+    "missing .env": "systemctl stop llmsvc-models.path; systemctl daemon-reload; rm broken.env",
 }
 
 
@@ -142,5 +142,6 @@ def test_a_model_that_does_not_start_costs_no_request(machine, keys, kind, measu
     finally:
         machine.shell(
             "rm -rf /etc/llmsvc/models.d/broken.env /var/lib/llmsvc/models/broken.gguf "
-            "/run/systemd/system/llama-server@broken.service.d; systemctl daemon-reload"
+            "/run/systemd/system/llama-server@broken.service.d; systemctl daemon-reload; "
+            "systemctl start llmsvc-models.path"
         )
