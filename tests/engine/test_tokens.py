@@ -61,8 +61,8 @@ def reference(models: Path) -> Iterator[Reference]:
 
 def conversation(dice: random.Random) -> list[dict[str, str]]:
     """Some messages of random words, which ask for an answer."""
-    roles = ["system"] * dice.randint(0, 1) + ["user", "assistant"] * dice.randint(0, 2) + ["user"]
-    return [{"role": role, "content": " ".join(dice.choices(WORDS, k=dice.randint(1, 8)))} for role in roles]
+    roles = ["system"] * dice.randint(0, 1) + ["user", "assistant"] * dice.randint(0, 1) + ["user"]
+    return [{"role": role, "content": " ".join(dice.choices(WORDS, k=dice.randint(1, 6)))} for role in roles]
 
 
 def test_a_conversation_costs_what_llama_cpp_counts_streamed_and_not(
