@@ -76,12 +76,14 @@ def test_a_conversation_costs_what_llama_cpp_counts_streamed_and_not(
         whole = smollm2.post(CHAT, body).json()
         *chunks, last = smollm2.events(smollm2.post(CHAT, {**body, "stream": True}))
         text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
-        (choice,) = whole["choices"]
-        assert text == choice["message"]["content"], number
-        assert last["usage"] == whole["usage"], number
-        assert whole["usage"]["prompt_tokens"] == reference.prompt(messages), number
-        made = most if choice["finish_reason"] == "length" else reference.text(text)
-        assert whole["usage"]["completion_tokens"] == made, number
+        # the second one may say something else: near a tie, what the cache holds decides
+        for usage, choice, content in [
+            (whole["usage"], whole["choices"][0], whole["choices"][0]["message"]["content"]),
+            (last["usage"], chunks[-1]["choices"][0], text),
+        ]:
+            assert usage["prompt_tokens"] == reference.prompt(messages), number
+            made = most if choice["finish_reason"] == "length" else reference.text(content)
+            assert usage["completion_tokens"] == made, number
 
 
 def test_an_aborted_answer_costs_what_was_sent_within_one_token(
