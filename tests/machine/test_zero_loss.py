@@ -104,14 +104,14 @@ BROKEN = {
     "crash while loading": "mkdir -p /run/systemd/system/llama-server@broken.service.d; "
     "printf '[Service]\\nExecStart=\\nExecStart=/bin/sh -c \"kill -SEGV $$$$\"\\n' "
     ">/run/systemd/system/llama-server@broken.service.d/crash.conf",
-    "missing .env": "systemctl stop llmsvc-models.path; systemctl daemon-reload; rm broken.env",
+    "missing .env": "systemctl daemon-reload; rm broken.env",
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_model_that_does_not_start_costs_no_request(machine, keys, kind, measured):
     machine.shell(
-        f"cd /etc/llmsvc/models.d; cp smollm2.env broken.env; "
+        "systemctl stop llmsvc-models.path; cd /etc/llmsvc/models.d; cp smollm2.env broken.env; "
         'good=$(sed -n "s/^MODEL=//p" smollm2.env) dir=/var/lib/llmsvc/models; '
         f"{BROKEN[kind]}; [ ! -e broken.env ] || systemctl daemon-reload"
     )

@@ -1,4 +1,4 @@
-"""units/instance-hook: marks an instance ready, keeps the history of good models, says what comes after an end."""
+"""units/instance-hook: marks an instance ready, keeps the history of good models, says what an end means."""
 
 import os
 import subprocess
