@@ -64,8 +64,8 @@ class FairQueue:
         self.leaving: str | None = None
         """The model that is about to be stopped: no request goes there any more."""
         self.on_change: Callable[[], None] = _nothing
-        """Called when requests wait or no longer do, when a backend comes or goes, and as one that is leaving
-        becomes free."""
+        """Called as a backend comes or goes, as one that is leaving becomes free, and as there is one more or one
+        less of those who wait for something else than the backend that is ready."""
         self._used = self._clock()
         self._without_backend_since = self._clock()
         self._outages = 0.0
@@ -167,7 +167,7 @@ class FairQueue:
             queue.append(waiter)
         self.waiting += 1
         self._dispatch()
-        self.on_change()
+        self._tell(waiter)
         try:
             return await waiter.turn
         except asyncio.CancelledError:
@@ -241,6 +241,11 @@ class FairQueue:
             self._used = self._clock()
             if not queue:
                 del self._users[waiter.user]
+            self._tell(waiter)
+
+    def _tell(self, waiter: Waiter) -> None:
+        # not for those whose turn just comes, of whom there may be thousands a second
+        if self.backend is None or waiter.wants not in (None, self.backend.name):
             self.on_change()
 
 

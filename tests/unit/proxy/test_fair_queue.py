@@ -204,3 +204,24 @@ async def test_one_that_still_waits_is_held_through_several_outages_only_so_long
         queue.set_backend(None)
     with pytest.raises(ApiError, match="No model is ready"):
         await asyncio.wait_for(waiting, 0.6)
+
+
+async def test_those_who_wait_for_what_is_loaded_change_nothing_and_others_do(queue: FairQueue) -> None:
+    changes: list[None] = []
+    queue.on_change = lambda: changes.append(None)
+    queue.set_backend(backend())
+    running = await queue.acquire("a", time.monotonic() + 60)
+    assert len(changes) == 1
+    behind = [waiter(queue, "b", wants=wants) for wants in (None, "m")]
+    await settle()
+    assert queue.waiting == 2
+    queue.release(running)
+    queue.release(await behind[0])
+    assert await behind[1] is running
+    assert len(changes) == 1
+    other = waiter(queue, "c", wants="other")
+    await settle()
+    assert len(changes) == 2
+    other.cancel()
+    await settle()
+    assert len(changes) == 3
