@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _PROBE_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 # a healthy one needs 1 s at most
 _CANCEL_SECONDS = 3.0
+_MOST_LOADING = 1000
 
 
 class StoppingError(Exception):
@@ -169,12 +171,17 @@ def ready_instances(instances: Path) -> tuple[list[tuple[int, str, int]], Loadin
 
 
 def _loading(instance: Path) -> Loading:
-    file = instance / "loading"
     try:
-        moved = file.stat().st_mtime_ns
-        percent, _, text = file.read_text("utf-8", "replace").strip().partition(" ")
+        # the directory is the backend's own: what it puts there may not make us tell other files, nor wait
+        descriptor = os.open(instance / "loading", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            moved = os.fstat(descriptor).st_mtime_ns
+            line = os.read(descriptor, _MOST_LOADING)
+        finally:
+            os.close(descriptor)
     except OSError:
         return Loading(instance.name)
+    percent, _, text = line.decode("utf-8", "replace").strip().partition(" ")
     if not percent.isdigit():
         return Loading(instance.name, text=percent[:200] or None, moved=moved)
     return Loading(instance.name, min(int(percent), 100), text[:200] or None, moved)

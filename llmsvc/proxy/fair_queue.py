@@ -64,8 +64,8 @@ class FairQueue:
         self.leaving: str | None = None
         """The model that is about to be stopped: no request goes there any more."""
         self.on_change: Callable[[], None] = _nothing
-        """Called as a backend comes or goes, as one that is leaving becomes free, and as there is one more or one
-        less of those who wait for something else than the backend that is ready."""
+        """Called as a backend comes or goes, as one that is leaving becomes free, and as somebody begins or
+        ends to wait for something else than the backend that is ready."""
         self._used = self._clock()
         self._without_backend_since = self._clock()
         self._outages = 0.0
@@ -226,7 +226,8 @@ class FairQueue:
     def _next(self, backend: Backend) -> Waiter | None:
         if not self._may_have(backend, None):
             return None
-        return next((waiter for waiter in self.waiters() if self._may_have(backend, waiter.wants)), None)
+        fits = (None, backend.name)
+        return next((waiter for waiter in self.waiters() if waiter.wants in fits), None)
 
     def _end(self, waiter: Waiter, error: ApiError) -> None:
         self._remove(waiter)
