@@ -142,6 +142,8 @@ class Switcher:
             self._queue.leave(None)
             return await self._start_again()
         self._note(backend)
+        if self._memory.model is not None:
+            return await self._stop(backend)  # the process before us had begun to
         waiter = self._rounds.next(self._queue.waiters(), backend.name) if self._enabled else None
         if waiter is None:
             self._queue.leave(None)
@@ -199,7 +201,7 @@ class Switcher:
             await self._until(lambda found: found is not None)
         elif outcome is _Outcome.BUSY:
             await asyncio.sleep(_GIVE_WAY_SECONDS)
-        else:
+        elif outcome is _Outcome.CANCELED or model == unloaded.name:
             # what runs next is the business of the rollback, or of the operator
             self._memory.forget()
         return 0.0
@@ -243,6 +245,10 @@ class Switcher:
         seconds = max(idle_since + self._idle_seconds, self._no_stop_before) - now
         if seconds > 0:
             return seconds
+        return await self._stop(backend)
+
+    async def _stop(self, backend: Backend) -> float:
+        """Stops the model, for the next request to start it again."""
         self._queue.leave(backend.name)
         try:
             self._memory.remember(backend)

@@ -51,7 +51,8 @@ class Memory:
         :raises OSError: that cannot be written down
         """
         model = Unloaded(backend.name, backend.file, backend.created, backend.context, _life(backend))
-        atomic.write(self._file, json.dumps(dataclasses.asdict(model)), 0o600)
+        # after a power cut the default model comes in any case
+        atomic.write(self._file, json.dumps(dataclasses.asdict(model)), 0o600, sync=False)
         self.model = model
 
     def ready(self, backend: Backend) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmsvc.errors import CanceledError, ConflictError, Error
+from llmsvc.proxy.errors import ApiError
 from llmsvc.systemd.manager import StartError
 from tests.unit.proxy.on_demand import Job, World, in_world, record
 
@@ -130,6 +131,40 @@ def test_a_proxy_that_ended_while_the_model_stopped_starts_it_again(world: Calla
         await asyncio.sleep(0.1)
         w.queue.set_backend(None)
         assert await w.request("alice") == "a"
+
+    world(test)
+
+
+def test_a_proxy_that_was_killed_before_systemd_was_told_finishes_the_stop(
+    world: Callable[[Test], None],
+) -> None:
+    async def test(w: World) -> None:
+        w.ready("a")
+        await asyncio.sleep(60.2)
+        backend = w.queue.backend
+        assert backend is not None
+        w.task.cancel()
+        w.boot()
+        w.queue.set_backend(backend)
+        await asyncio.sleep(1)
+        # if it ran on, an operator's stop would be taken for ours
+        assert [job.verb for job in w.jobs] == ["stop", "stop"]
+        assert w.queue.backend is None
+        assert await w.request("alice") == "a"
+
+    world(test)
+
+
+def test_a_named_model_that_does_not_start_does_not_keep_the_unloaded_one_from_it(
+    world: Callable[[Test], None],
+) -> None:
+    async def test(w: World) -> None:
+        await unloaded(w)
+        w.broken["b"] = StartError("b", "Unit llama-server@b.service is masked.", [])
+        with pytest.raises(ApiError, match="is masked"):
+            await w.request("alice", "b")
+        assert await w.request("bob") == "a"
+        assert w.switches() == ["b", "a"]
 
     world(test)
 
