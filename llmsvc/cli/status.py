@@ -16,6 +16,8 @@ from llmsvc.cli.output import Result, clock, duration, has_colour, printable
 NOT_READY = 3
 """Exit status where requests are not answered, as systemctl's for a unit that does not run."""
 _LOOK_SECONDS = 1.0
+# rows of requests that run, and of the last moments
+_USUAL_BACKLOG_BYTES = 1_000_000
 _ALWAYS_NEW = (
     "memory",
     "tokens_per_second",
@@ -135,7 +137,8 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "proxy", _proxy(found)
     database = {True: "ok", False: "DOWN", None: "unknown, for the proxy does not tell"}[found["database"]]
     backlog = found["ledger_backlog"]
-    yield "database", database + (f"  {backlog} rows wait for it" if backlog else "")
+    waits = backlog and (found["database"] is False or backlog > _USUAL_BACKLOG_BYTES)
+    yield "database", database + (f"  {size(backlog)} of rows wait for it" if waits else "")
     yield "clients", f"{found['base_url']}  {'ready' if found['ready'] else 'NOT READY'}"
 
 

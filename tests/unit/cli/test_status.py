@@ -153,8 +153,12 @@ def test_files_that_make_no_sense_are_no_files(host, text):
 
 
 def test_what_waits_for_the_database_is_told(host):
-    host.proxy(database=False, ledger_backlog=12)
-    assert shown()["database"] == "DOWN  12 rows wait for it"
+    host.proxy(ledger_backlog=12_000)
+    assert shown()["database"] == "ok"
+    host.proxy(ledger_backlog=12_000_000)
+    assert shown()["database"] == "ok  12 MB of rows wait for it"
+    host.proxy(database=False, ledger_backlog=12_000)
+    assert shown()["database"] == "DOWN  12 kB of rows wait for it"
     assert "database down" in status.line(overview.gather())
 
 
