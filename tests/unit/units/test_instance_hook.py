@@ -175,10 +175,10 @@ def test_a_model_that_crashes_often_is_given_up(hook: Hook) -> None:
     assert len(hook.crashes()) == 5
 
 
-def test_crashes_of_long_ago_are_forgotten(hook: Hook) -> None:
+def test_crashes_of_long_ago_or_from_before_the_clock_was_set_back_are_forgotten(hook: Hook) -> None:
     (hook.run / "crashes").mkdir(parents=True)
     now = time.time()
-    ages = (3000, 601, 599, 30)
+    ages = (3000, 601, 599, 30, -900)
     (hook.run / "crashes/m").write_text("".join(f"{now - age:.3f} signal\n" for age in ages))
     hook("started", "m")
     hook("stopped", "m", result="watchdog", ended=("killed", "KILL"))
@@ -193,3 +193,29 @@ def test_a_lost_gpu_is_an_alert(hook: Hook) -> None:
     assert hook.called() == ["start --no-block llmsvc-alert@gpu-lost.service"]
     assert "CUDA" in (hook.run / "gpu-lost").read_text()
     assert not (hook.instance / "gpu-lost").exists()
+
+
+def test_directories_in_the_place_of_its_files_do_not_keep_the_hook_from_its_work(hook: Hook) -> None:
+    for _ in range(2):
+        for name in ("ready", "gpu-lost"):
+            (hook.instance / name / "in it").mkdir(parents=True)
+        hook("stopped", "m", result="signal", ended=("killed", "SEGV"))
+        assert not (hook.instance / "ready").exists() and not (hook.instance / "gpu-lost").exists()
+    assert len(hook.crashes()) == 2
+
+
+def test_a_history_that_cannot_be_written_does_not_keep_a_model_from_running(hook: Hook) -> None:
+    hook.good.write_text("a\n")
+    (hook.root / "good-models.new").symlink_to("/dev/full")
+    hook("started", "m")
+    assert (hook.instance / "ready").exists()
+    assert hook.good.read_text() == "a\n" and hook.said[0].startswith("<4>m: ready, but not noted")
+
+
+def test_a_systemd_that_refuses_the_alert_or_the_end_of_retries_changes_nothing_else(hook: Hook) -> None:
+    (hook.root / "bin/systemctl").write_text("#!/bin/sh\nexit 4\n")
+    hook.retry.mkdir()
+    hook("started", "m")
+    (hook.instance / "gpu-lost").touch()
+    hook("stopped", "m", result="signal", ended=("killed", "SEGV"))
+    assert len(hook.crashes()) == 1
