@@ -66,7 +66,7 @@ def _stop(arguments: argparse.Namespace) -> Result:
     from llmsvc.library import store
     from llmsvc.systemd import manager, rollback
 
-    name = arguments.model or manager.running()
+    name = arguments.model or manager.current()
     if not name:
         planned = rollback.last()
         if not planned or not planned.to or not planned.retry_at:
@@ -89,7 +89,7 @@ def _restart(arguments: argparse.Namespace) -> Result:
     from llmsvc.library import store
     from llmsvc.systemd import manager
 
-    name = arguments.model or manager.running() or store.default_model()
+    name = arguments.model or manager.current() or store.default_model()
     if not name:
         raise NotFoundError("no model runs, and none is the default", hint="llmsvc model list")
     switching.restart(name, force=arguments.force, quiet=_as_json(arguments))

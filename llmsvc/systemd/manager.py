@@ -190,6 +190,12 @@ def queued_start(*, but: str | None = None) -> str | None:
     return None
 
 
+def current() -> str | None:
+    """The model that a command without a name means: whose start is queued, or that runs, loads or stops."""
+    ending = (instance_name(state.unit) for state in instances() if state.active == "deactivating")
+    return queued_start() or running() or next(ending, None)
+
+
 def instance_name(unit_name: str) -> str:
     """The model's name of an instance's unit."""
     return unit_name.removeprefix("llama-server@").removesuffix(".service")

@@ -26,6 +26,7 @@ class Systemd:
         self.asked = []
         self.looks = [[state("old")]]
         self.error = None
+        self.queued = None
         self.go = threading.Event()
 
     def instances(self):
@@ -55,6 +56,7 @@ def systemd(tmp_path, monkeypatch):
         preflight, "check", lambda name, **options: fake.asked.append(("check", name, options["force"]))
     )
     monkeypatch.setattr(manager, "instances", fake.instances)
+    monkeypatch.setattr(manager, "queued_start", lambda: fake.queued)
     for verb, name in (("start", "switch"), ("restart", "restart"), ("stop", "stop")):
         monkeypatch.setattr(manager, name, fake.act(verb))
     monkeypatch.setattr(journal, "note", lambda *about: notes.append(about))
@@ -224,6 +226,14 @@ def test_stop_without_a_model_stops_the_one_that_loads_too(systemd):
     systemd.looks = [[state("new", "activating")]]
     assert main.main(["stop"]) == 0
     assert systemd.asked == [("stop", "new")]
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+@pytest.mark.parametrize(("queued", "meant"), [("new", "new"), (None, "old")])
+def test_while_a_model_finishes_its_requests_the_one_that_comes_is_meant(systemd, verb, queued, meant):
+    systemd.looks, systemd.queued = [[state("old", "deactivating")]], queued
+    assert main.main([verb]) == 0
+    assert (verb, meant) in systemd.asked
 
 
 def test_stop_where_nothing_runs_does_nothing(systemd, capsys):
