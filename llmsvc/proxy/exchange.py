@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Coroutine
@@ -16,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from llmsvc.accounts.directory import KeyRecord
 from llmsvc.config import Config
-from llmsvc.proxy import access, body, poison, sse
+from llmsvc.proxy import access, body
 from llmsvc.proxy.auth import KeyDirectory
 from llmsvc.proxy.backends import LOST, Backend, StoppingError
 from llmsvc.proxy.client import Client
@@ -33,7 +32,8 @@ from llmsvc.proxy.errors import (
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.ledger import Ledger, new_request_id
 from llmsvc.proxy.limits import Window
-from llmsvc.proxy.poison import Poison
+from llmsvc.proxy.poison import Case, Poison
+from llmsvc.proxy.relay import relay
 from llmsvc.proxy.status import Speed
 from llmsvc.proxy.switcher import Switcher
 from llmsvc.proxy.tally import Tally, client_address
@@ -96,8 +96,7 @@ class Exchange:
         self._backend: Backend | None = None
         self._response: aiohttp.ClientResponse | None = None
         self._at_backend = False
-        self._sent: float | None = None
-        self._digest: bytes | None = None
+        self._case: Case | None = None
         self._expected: str | None = None
         self._wants: str | None = None
         self._held: float = 0.0
@@ -154,11 +153,12 @@ class Exchange:
         timer.cancel()
         self._tally.request_bytes = len(raw)
         self._body = body.parse(raw)
+        self._case = Case(services.poison, self._path, raw)
         self._wants = services.switcher.wanted(record, self._body.model)
         if services.switcher.loaded is not None:
             self._check_model(services.switcher.loaded)
         if services.queue.backend is not None:
-            self._check_poison(services.queue.backend)
+            self._case.check(services.queue.backend.name)
         self._expected = services.upstream.expects(self._body.model)
         services.queue.check(record.user_id)
         services.ledger.accept(self._id, self._tally.row(open_state="proxy_killed"))
@@ -176,27 +176,18 @@ class Exchange:
                 raise switched_away(self._expected, backend.name)
             raise model_not_found(str(model), backend.name)
 
-    def _check_poison(self, backend: Backend) -> None:
-        if self._services.poison:
-            self._services.poison.check(self._fingerprint(backend))
-
-    def _fingerprint(self, backend: Backend) -> poison.Fingerprint:
-        if self._digest is None:
-            assert self._body is not None
-            self._digest = poison.digest(self._path, self._body.raw)
-        return backend.name, self._digest
-
     async def _take_turns(self) -> None:
         """Waits for a turn and lets the backend answer; again, if it went away before the first byte."""
-        upstream = self._services.upstream
+        upstream, case = self._services.upstream, self._case
+        assert case is not None
         lost, failures = False, 0
         while failures < _ATTEMPTS:
             backend = self._backend = await self._turn(first=lost)
             self._check_model(backend)
-            self._check_poison(backend)
+            case.check(backend.name)
             self._tally.model = backend.name
             try:
-                await self._forward(backend)
+                await self._forward(backend, case)
                 return
             except StoppingError:
                 upstream.lost(backend)
@@ -205,7 +196,7 @@ class Exchange:
                 # one that stops refuses connections: it never had the request
                 if not isinstance(error, aiohttp.ClientConnectorError):
                     failures += 1
-                    self._suspect(backend)
+                    case.lost(backend.name)
             if self._client.answering:
                 break
             self._leave_backend()
@@ -230,58 +221,22 @@ class Exchange:
             self._tally.queued += time.monotonic() - since
             self._held += queue.outage_seconds() - outages
 
-    async def _forward(self, backend: Backend) -> None:
+    async def _forward(self, backend: Backend, case: Case) -> None:
         assert self._body is not None
         data = self._body.outgoing(self._path, backend.name, self._services.config.llama_proxy_max_tokens)
-        self._at_backend, self._sent = True, time.time()
+        case.sent()
+        self._at_backend, sent = True, time.monotonic()
         response = self._response = await backend.post(self._path, data, str(self._id))
-        if response.status == 200 and response.content_type == "text/event-stream":
-            await self._stream(response, backend)
-            return
-        answer = await response.read()
-        if response.status == 503 and sse.says_stopping(_parsed(answer)):
-            raise StoppingError
-        self._tally.first_token = time.monotonic()
-        self._tally.usage = sse.usage_of_answer(answer) or self._tally.usage
-        if response.status < 500:
-            self._answered(backend)
-        self._leave_backend()
-        self._tally.status = response.status
-        if response.status != 200:
-            self._tally.state = "rejected_request" if response.status < 500 else "error"
-        if self._client.started:
-            await self._client.end(b"data: " + _one_line(answer) + b"\n\n")
-        else:
-            kind = response.headers.get("content-type", "application/json")
-            await self._client.answer(response.status, answer, [(b"content-type", kind.encode())])
 
-    async def _stream(self, response: aiohttp.ClientResponse, backend: Backend) -> None:
-        assert self._body is not None
-        events = sse.EventStream(self._body.wants_usage)
-        # goes out with the end: who has seen [DONE] may leave at once, and has not left early
-        last = b""
-        while data := await response.content.readany():
-            if self._tally.first_token is None:
-                self._tally.first_token = time.monotonic()
-            out = events.feed(data)
-            if events.stopping and not self._client.answering:
-                raise StoppingError
-            if events.done:
-                last += out
-            elif out:
-                await self._client.events(out)
-        if events.usage is not None:
-            self._tally.usage = events.usage
-        if events.stopping:
-            self._tally.status, self._tally.state = 503, "switched"
-        elif events.failed:
-            self._tally.state = "error"
-        elif not events.done:
-            raise aiohttp.ClientPayloadError("the stream has no end")
-        else:
-            self._answered(backend)
-        self._leave_backend()
-        await self._client.end(last)
+        def free(answered: bool) -> None:
+            tokens = self._tally.usage.completion_tokens
+            if answered and tokens:
+                self._services.speed.note(tokens, time.monotonic() - sent)
+            if answered:
+                case.succeeded(backend.name)
+            self._leave_backend()
+
+        await relay(response, self._client, self._tally, free, keep_usage=self._body.wants_usage)
 
     async def _fail(self, error: ApiError) -> None:
         """Frees the model and tells the client, who may be slow to hear it."""
@@ -294,27 +249,14 @@ class Exchange:
             told = asyncio.ensure_future(self._client.fail(error))
         if self._at_backend and self._backend is not None:
             usage = await self._backend.cancel(str(self._id))
-            if usage is None:
-                self._suspect(self._backend)
-            else:
+            if usage is not None:
                 self._tally.usage = usage
+            elif self._case is not None:
+                self._case.lost(self._backend.name)
         self._leave_backend()
         if told is not None:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(told, _LAST_WORDS_SECONDS)
-
-    def _suspect(self, backend: Backend) -> None:
-        """The backend went away, or does not let the request go; if it crashed, that may be the cause."""
-        if self._sent is not None:
-            self._services.poison.suspect(self._fingerprint(backend), self._sent)
-            self._sent = None
-
-    def _answered(self, backend: Backend) -> None:
-        """The answer is complete, and it is no failure of the model."""
-        if self._services.poison:
-            self._services.poison.succeeded(self._fingerprint(backend))
-        if self._tally.usage.completion_tokens and self._sent is not None:
-            self._services.speed.note(self._tally.usage.completion_tokens, max(0.0, time.time() - self._sent))
 
     def _leave_backend(self) -> None:
         """Gives the slot back; a connection with an unread answer is closed."""
@@ -352,16 +294,3 @@ class Exchange:
 
 def _nothing() -> None:
     pass
-
-
-def _one_line(answer: bytes) -> bytes:
-    parsed = _parsed(answer)
-    if parsed is None:
-        parsed = {"error": {"message": "The model failed.", "type": "server_error"}}
-    return json.dumps(parsed).encode()
-
-
-def _parsed(answer: bytes) -> object:
-    with contextlib.suppress(ValueError):
-        return json.loads(answer)
-    return None

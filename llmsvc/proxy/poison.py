@@ -97,3 +97,39 @@ class Poison:
         self._guilty.move_to_end(request)
         if len(self._guilty) > _REMEMBERED:
             self._guilty.popitem(last=False)
+
+
+class Case:
+    """One request, on its way through one backend after another."""
+
+    def __init__(self, poison: Poison, path: str, body: bytes) -> None:
+        self._poison = poison
+        self._path = path
+        self._body = body
+        self._digest: bytes | None = None
+        self._sent: float | None = None
+
+    def check(self, model: str) -> None:
+        """:raises ApiError: 400, this request crashed the model twice in a row"""
+        if self._poison:
+            self._poison.check(self._fingerprint(model))
+
+    def sent(self) -> None:
+        """A backend gets the request now."""
+        self._sent = time.time()
+
+    def lost(self, model: str) -> None:
+        """The backend went away, or does not let the request go; if it crashed, that may be the cause."""
+        if self._sent is not None:
+            self._poison.suspect(self._fingerprint(model), self._sent)
+            self._sent = None
+
+    def succeeded(self, model: str) -> None:
+        """The answer is complete, and it is no failure of the model."""
+        if self._poison:
+            self._poison.succeeded(self._fingerprint(model))
+
+    def _fingerprint(self, model: str) -> Fingerprint:
+        if self._digest is None:
+            self._digest = digest(self._path, self._body)
+        return model, self._digest

@@ -62,7 +62,7 @@ class Status:
     memory: Memory
 
     def now(self) -> dict[str, object]:
-        """The fields of the file, without the time of writing. Times are Unix times, the backlog is in bytes."""
+        """The fields of the file, without the time of writing. Times are Unix times, the backlog is bytes."""
         backend, loading = self.upstream.backend, self.queue.loading
         switch = self.upstream.last_switch
         return {

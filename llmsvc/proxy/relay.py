@@ -1,0 +1,101 @@
+"""Takes a backend's answer to the client, whole or as a stream, and notes what the ledger will say of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+
+import aiohttp
+
+from llmsvc.proxy import sse
+from llmsvc.proxy.backends import StoppingError
+from llmsvc.proxy.client import Client
+from llmsvc.proxy.tally import Tally
+
+
+async def relay(
+    response: aiohttp.ClientResponse,
+    client: Client,
+    tally: Tally,
+    free: Callable[[bool], None],
+    *,
+    keep_usage: bool,
+) -> None:
+    """Takes the whole answer to the client.
+
+    :param free: called once the model is done with the request, which may be before the client has it all;
+        told whether this was no failure of the model
+    :param keep_usage: the client asked for the usage chunk of a stream
+    :raises StoppingError: the backend is being stopped, and the client has no byte of the answer yet
+    :raises LOST: the backend went away
+    """
+    if response.status == 200 and response.content_type == "text/event-stream":
+        await _stream(response, client, tally, free, keep_usage)
+    else:
+        await _whole(response, client, tally, free)
+
+
+async def _whole(
+    response: aiohttp.ClientResponse, client: Client, tally: Tally, free: Callable[[bool], None]
+) -> None:
+    answer = await response.read()
+    if response.status == 503 and sse.says_stopping(_parsed(answer)):
+        raise StoppingError
+    tally.first_token = time.monotonic()
+    tally.usage = sse.usage_of_answer(answer) or tally.usage
+    free(response.status < 500)
+    tally.status = response.status
+    if response.status != 200:
+        tally.state = "rejected_request" if response.status < 500 else "error"
+    if client.started:
+        await client.end(b"data: " + _one_line(answer) + b"\n\n")
+    else:
+        kind = response.headers.get("content-type", "application/json")
+        await client.answer(response.status, answer, [(b"content-type", kind.encode())])
+
+
+async def _stream(
+    response: aiohttp.ClientResponse,
+    client: Client,
+    tally: Tally,
+    free: Callable[[bool], None],
+    keep_usage: bool,
+) -> None:
+    events = sse.EventStream(keep_usage)
+    # goes out with the end: who has seen [DONE] may leave at once, and has not left early
+    last = b""
+    while data := await response.content.readany():
+        if tally.first_token is None:
+            tally.first_token = time.monotonic()
+        out = events.feed(data)
+        if events.stopping and not client.answering:
+            raise StoppingError
+        if events.done:
+            last += out
+        elif out:
+            await client.events(out)
+    if events.usage is not None:
+        tally.usage = events.usage
+    if events.stopping:
+        tally.status, tally.state = 503, "switched"
+    elif events.failed:
+        tally.state = "error"
+    elif not events.done:
+        raise aiohttp.ClientPayloadError("the stream has no end")
+    free(tally.state == "ok")
+    await client.end(last)
+
+
+def _one_line(answer: bytes) -> bytes:
+    parsed = _parsed(answer)
+    if parsed is None:
+        parsed = {"error": {"message": "The model failed.", "type": "server_error"}}
+    return json.dumps(parsed).encode()
+
+
+def _parsed(answer: bytes) -> object:
+    with contextlib.suppress(ValueError):
+        return json.loads(answer)
+    return None
