@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+MAX_VALUES = 500
+
 
 def disjoint(choices: list[Any], root: object) -> bool:
     """Whether it is plain that no value fits two of them.
 
     :param root: the schema whose definitions they may refer to
     """
-    found = [_resolved(choice, root) for choice in choices]
-    return all(_differ(one, other, root) for at, one in enumerate(found) for other in found[at + 1 :])
+    found = sorted((_resolved(choice, root) for choice in choices), key=lambda one: _values(one) is None)
+    lists = [values for one in found if (values := _values(one)) is not None]
+    if len(set[object]().union(*lists)) < sum(map(len, lists)):
+        return False
+    return all(
+        _differ(one, other, root)
+        for at, one in enumerate(found)
+        for other in found[at + 1 if _values(one) is None else len(lists) :]
+    )
 
 
 def _resolved(schema: object, root: object) -> dict[str, Any]:
@@ -29,7 +38,7 @@ def _resolved(schema: object, root: object) -> dict[str, Any]:
 def _differ(one: dict[str, Any], other: dict[str, Any], root: object) -> bool:
     values, others = _values(one), _values(other)
     if values is not None and others is not None:
-        return not any(value == item for value in values for item in others)
+        return values.isdisjoint(others)
     kinds, theirs = one.get("type"), other.get("type")
     if isinstance(kinds, str) and isinstance(theirs, str) and kinds != theirs:
         return {kinds, theirs} != {"integer", "number"}
@@ -46,10 +55,12 @@ def _differ(one: dict[str, Any], other: dict[str, Any], root: object) -> bool:
     )
 
 
-def _values(schema: dict[str, Any]) -> list[Any] | None:
-    if "const" in schema:
-        return [schema["const"]]
-    return schema["enum"] if isinstance(schema.get("enum"), list) else None
+def _values(schema: dict[str, Any]) -> set[object] | None:
+    """The values that it lists, if these are few and plain."""
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if not isinstance(values, list) or len(values) > MAX_VALUES:
+        return None
+    return None if any(isinstance(value, (dict, list)) for value in values) else set(values)
 
 
 def _names(schema: dict[str, Any]) -> set[str]:

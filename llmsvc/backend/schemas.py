@@ -10,14 +10,16 @@ import re
 import secrets
 from typing import Any
 
-from llmsvc.backend.disjoint import disjoint
+from llmsvc.backend.disjoint import MAX_VALUES, disjoint
 from llmsvc.backend.problem import ApiError, bad
 
 MAX_DEPTH = 16
 MAX_NODES = 400
 MAX_REPEATS = 512
 MAX_REPEATS_TOTAL = 4096
-MAX_CHOICES = 500
+MAX_CHOICES = MAX_VALUES
+MAX_CHOICES_TOTAL = 4000
+MAX_NUMBER = 10**100
 MAX_TEXT = 200
 MAX_WAYS = 1000
 _INNER = ("additionalProperties", "anyOf", "items", "oneOf")
@@ -50,7 +52,11 @@ def safe(schema: object, param: str) -> dict[str, Any]:
     clean = walker.schema(schema, 0)
     if any(alias not in clean.get(table, {}) for (table, _), alias in walker.aliases.items()):
         raise walker.refuse("refers to a part that is not there")
-    if _ways(clean, clean, {}) > MAX_WAYS:
+    try:
+        ways = _ways(clean, clean, {})
+    except RecursionError:
+        raise walker.refuse("refers to parts that refer to parts, too deeply") from None
+    if ways > MAX_WAYS:
         raise walker.refuse(f"has more than {MAX_WAYS} ways to be kept to, with its references in place")
     return clean
 
@@ -79,6 +85,7 @@ class _Walker:
         self._root: object = None
         self._nodes = 0
         self._repeats = 0
+        self._values = 0
 
     def refuse(self, why: str) -> ApiError:
         return bad(f"this JSON schema {why}", self._param, "unsupported_schema")
@@ -187,10 +194,11 @@ class _Walker:
         # the converter takes the name for that of a rule: it must be a legal one, and no property's path
         return self.aliases.setdefault((table, name), f"part-{secrets.token_hex(8)}")
 
-    def one_of(self, node: object, depth: int) -> list[Any]:
-        if isinstance(node, list) and not disjoint(node, self._root):
+    def one_of(self, node: Any, depth: int) -> list[Any]:
+        clean = self.choices(node, depth)  # first, for it bounds what is compared
+        if not disjoint(node, self._root):
             raise self.refuse("has a oneOf of which a value could fit several; anyOf is meant")
-        return self.choices(node, depth)
+        return clean
 
     def choices(self, node: object, depth: int) -> list[Any]:
         if not isinstance(node, list) or not 0 < len(node) <= MAX_NODES:
@@ -203,7 +211,10 @@ class _Walker:
         return [self.value(value, depth) for value in node]
 
     def value(self, node: object, depth: int) -> object:
-        if node is None or isinstance(node, (bool, int, float)):
+        self._values += 1
+        if self._values > MAX_CHOICES_TOTAL:
+            raise self.refuse(f"may list {MAX_CHOICES_TOTAL} values in all")
+        if node is None or (isinstance(node, (bool, int, float)) and abs(node) < MAX_NUMBER):
             return node
         # the converter writes these into the grammar without the right escapes
         if (

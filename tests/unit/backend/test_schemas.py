@@ -1,6 +1,7 @@
 """Which JSON schemas are let through to llama.cpp's converter."""
 
 import re
+import time
 
 import pytest
 
@@ -179,3 +180,45 @@ def test_references_that_multiply_alternatives_are_refused():
     few = {"$defs": {"A": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, "type": "object"}
     few["properties"] = {name: {"$ref": "#/$defs/A"} for name in "abcdefgh"}
     assert schemas.safe(few, "schema")
+
+
+def chain(length):
+    parts = {f"a{at}": {"anyOf": [{"$ref": f"#/$defs/a{at + 1}"}]} for at in range(length)}
+    return {"$ref": "#/$defs/a0", "$defs": {**parts, f"a{length}": {"type": "string"}}}
+
+
+def test_references_that_are_chained_deeply_are_refused():
+    assert safe(chain(20))
+    with pytest.raises(ApiError) as refused:
+        safe(chain(198))
+    assert refused.value.code == "unsupported_schema"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"oneOf": [{"const": at} for at in range(100_000)]},
+        {"oneOf": [{"enum": list(range(at * 500, at * 500 + 500))} for at in range(100)]},
+        {
+            "oneOf": [
+                {"type": "string"},
+                *({"type": "integer", "enum": list(range(at * 500, at * 500 + 500))} for at in range(100)),
+            ]
+        },
+        {"oneOf": [{"$ref": "#/$defs/a"}, {"const": 1}], "$defs": {"a": {"enum": [[1]]}}},
+        {"oneOf": [{"$ref": "#/$defs/a"}] * 300, "$defs": {"a": {"enum": list(range(100_000))}}},
+        {"enum": [10**4000]},
+    ],
+)
+def test_lists_of_values_are_refused_soon_where_they_are_long(schema):
+    begun = time.process_time()
+    with pytest.raises(ApiError):
+        safe(schema)
+    assert time.process_time() - begun < 1
+
+
+def test_one_of_many_words_is_any_of():
+    choices = [{"const": at} for at in range(200)]
+    assert safe({"oneOf": choices}) == {"oneOf": choices}
+    choices = [{"type": "string", "enum": ["a", "b"]}, {"type": "integer"}, {"type": "string", "const": "c"}]
+    assert len(safe({"oneOf": choices})["oneOf"]) == 3
