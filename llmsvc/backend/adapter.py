@@ -20,6 +20,7 @@ from llmsvc.backend import answers, bodies, bounded
 from llmsvc.backend.answers import Message, Receive, Scope, Send
 from llmsvc.backend.bodies import Request
 from llmsvc.backend.completion import Task
+from llmsvc.backend.embeddings import Inputs
 from llmsvc.backend.engine import Engine
 from llmsvc.backend.jobs import Job, Jobs
 from llmsvc.backend.problem import ApiError, bad
@@ -97,8 +98,7 @@ class Adapter:
         elif path in self._model_routes:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
             request = self._model_routes[path](body, self._engine.model)
-            base64 = body.get("encoding_format") == "base64"
-            await self._generate(request, request_id, receive, send, base64=base64)
+            await self._generate(request, request_id, receive, send)
         elif path in self._extras:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
             await answers.send_json(send, 200, await self._extras[path](body), request_id)
@@ -145,9 +145,7 @@ class Adapter:
         tokens = bodies.tokens(body, self._engine.model)
         return {"text": await asyncio.to_thread(self._engine.detokenize, tokens)}
 
-    async def _generate(
-        self, request: Request, request_id: str, receive: Receive, send: Send, *, base64: bool
-    ) -> None:
+    async def _generate(self, request: Request, request_id: str, receive: Receive, send: Send) -> None:
         job = self.jobs.add(request_id)
         events: Events = asyncio.Queue()
         producer = asyncio.create_task(self._produce(job, request, events))
@@ -156,7 +154,7 @@ class Adapter:
             if request.stream:
                 await answers.stream(send, events, job)
             else:
-                await answers.whole(send, events, job, base64=base64)
+                await answers.whole(send, events, job)
         finally:
             leaving.cancel()
             job.cancel("left")
@@ -200,7 +198,7 @@ class Adapter:
         finally:
             self._slot.release()
 
-    async def _prepared(self, request: Request, job: Job) -> Task | None:
+    async def _prepared(self, request: Request, job: Job) -> Task | Inputs:
         """What takes time and needs the model's vocabulary and template, but not its turn.
 
         :raises ApiError: 400, what the model cannot serve as it is

@@ -44,13 +44,15 @@ class Request:
 
     path: str
     body: dict[str, Any]
-    """For llama_cpp.server: the sampling, and a prompt in name only."""
+    """For llama_cpp.server: the sampling, and a prompt or input in name only."""
     messages: list[dict[str, Any]] | None = None
     prompt: str = ""
     suffix: str | None = None
     echo: bool = False
     inputs: list[str] | None = None
     """The texts to make embeddings of."""
+    base64: bool = False
+    """Whether embeddings are sent as base64."""
     stops: list[str] = dataclasses.field(default_factory=list)
     logprobs: int | None = None
     """How many likeliest tokens to list for each token; None for no logprobs."""
@@ -73,18 +75,14 @@ def parse(raw: bytes) -> dict[str, Any]:
     :raises ApiError: 400, not a JSON object in UTF-8 with finite numbers
     """
     try:
-        # lone surrogates pass json.loads and would fail only when the text is encoded
-        body = json.loads(raw, parse_constant=_no_constant)
-        json.dumps(body, ensure_ascii=False).encode()
+        # NaN, 1e999 and lone surrogates pass json.loads
+        body = json.loads(raw)
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise bad("the body is not valid JSON in UTF-8") from None
     if not isinstance(body, dict):
         raise bad("the body must be a JSON object")
     return {key: value for key, value in body.items() if value is not None}
-
-
-def _no_constant(word: str) -> None:
-    raise ValueError(word)
 
 
 def chat(body: dict[str, Any], model: Model) -> Request:
@@ -162,7 +160,7 @@ def completion(body: dict[str, Any], model: Model) -> Request:
 
 
 def embedding(body: dict[str, Any], model: Model) -> Request:
-    """/v1/embeddings. Whether base64 is wanted is the adapter's to see: body["encoding_format"]."""
+    """/v1/embeddings."""
     if not model.embedding:
         raise bad("this model does not make embeddings", None, "embeddings_not_supported")
     texts = body.get("input")
@@ -171,12 +169,14 @@ def embedding(body: dict[str, Any], model: Model) -> Request:
         raise bad(f"input must be a text or a list of 1 to {MAX_INPUTS} texts", "input")
     if not all(isinstance(text, str) and text for text in texts):
         raise bad("input must consist of texts that are not empty", "input")
-    if body.get("encoding_format", "float") not in ("float", "base64"):
+    encoding = body.get("encoding_format", "float")
+    if encoding not in ("float", "base64"):
         raise bad("encoding_format must be float or base64", "encoding_format")
     if "dimensions" in body:
         raise bad("dimensions cannot be chosen", "dimensions", "unsupported_parameter")
     _check_model(body, model)
-    return Request("/v1/embeddings", {"model": model.name, "input": texts}, inputs=texts)
+    body = {"model": model.name, "input": ""}
+    return Request("/v1/embeddings", body, inputs=texts, base64=encoding == "base64")
 
 
 def text(body: dict[str, Any]) -> str:

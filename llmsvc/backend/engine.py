@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmsvc.backend import batches, completion, internals, options
+from llmsvc.backend import batches, completion, embeddings, internals, options
 from llmsvc.backend.bodies import Model, Request, chat, embedding
 from llmsvc.backend.completion import Source, Task
+from llmsvc.backend.embeddings import Inputs
 from llmsvc.backend.jobs import Job, start
 from llmsvc.backend.llamalog import Log
 from llmsvc.backend.loading import exit_now
@@ -83,7 +84,8 @@ class Engine:
         """Hooks into the loaded model and learns what it is."""
         llama_cpp, settings, llama = internals.module("llama_cpp"), self._settings, self._llama
         self.model_file = settings.model.name
-        self.n_ctx: int = llama.n_ctx()
+        # llama.cpp rounds N_CTX up, llama_cpp's list of the tokens in the context does not
+        self.n_ctx: int = min(llama.n_ctx(), len(llama.input_ids))
         self.n_ctx_train: int = llama._model.n_ctx_train()
         layers = int(llama_cpp.llama_model_n_layer(llama.model))
         self.n_gpu_layers, self.n_layers = self._log.offloaded or (0, layers)
@@ -120,8 +122,8 @@ class Engine:
         self.begin(job)
         try:
             if self.model.embedding:
-                self.plan(embedding({"input": "Hello"}, self.model))
-                self._llama.create_embedding("Hello")
+                job.task = self.plan(embedding({"input": "Hello"}, self.model))
+                self._embedding()
             else:
                 hello = [{"role": "user", "content": "Hello"}]
                 job.task = self.plan(chat({"messages": hello}, self.model))
@@ -135,7 +137,7 @@ class Engine:
             self.end(job)
             self._log.stop()
 
-    def plan(self, request: Request) -> Task | None:
+    def plan(self, request: Request) -> Task | Inputs:
         """What the model is to do for a request; see Planner.plan()."""
         return self._planner.plan(request)
 
@@ -205,6 +207,7 @@ class Engine:
         llama.create_chat_completion = self._chatting
         # the app calls the class's method for streams
         llama_cpp.Llama.create_chat_completion = lambda _llama, **given: self._chatting(**given)
+        llama.create_embedding = self._embedding
         llama._ctx.decode = self._checking(llama._ctx.decode)
         self._abort = llama_cpp.ggml_abort_callback(self._abort_wanted)
         llama_cpp.llama_set_abort_callback(llama.ctx, self._abort, ctypes.c_void_p(0))
@@ -234,6 +237,8 @@ class Engine:
             tokenize=llama.tokenize,
             n_ctx=self.n_ctx,
             n_batch=llama.n_batch,
+            # without pooling Llama.embed mixes the inputs of a batch up
+            together=llama.pooling_type() != internals.module("llama_cpp").LLAMA_POOLING_TYPE_NONE,
             around=tokens.around(),
             fill=tokens.fill(),
         )
@@ -269,17 +274,22 @@ class Engine:
     def _completing(self, **given: Any) -> Iterator[Any]:
         """Llama._create_completion, for the job that runs."""
         job = self._job
-        assert job is not None and job.task is not None
-        try:
+        assert job is not None and isinstance(job.task, Task)
+        with job.noting_failure():
             yield from completion.run(job.task, job, self._source, given)
-        except Exception as error:
-            job.failure = job.failure or error
-            raise
 
     def _chatting(self, **given: Any) -> Any:
         """Llama.create_chat_completion: a stream's chunks, or one value for an answer in one piece."""
         chunks = self._completing(**given)
         return chunks if given.get("stream") else next(chunks)
+
+    def _embedding(self, **_given: Any) -> dict[str, Any]:
+        """Llama.create_embedding, for the job that runs."""
+        job = self._job
+        assert job is not None and isinstance(job.task, Inputs)
+        with job.noting_failure():
+            embeddings.run(job.task, job, self.model.name, self._llama.embed)
+        return {}
 
 
 def _brief(error: BaseException) -> str:

@@ -4,8 +4,9 @@ No other module knows any. What both reach into, and why; each has a test in tes
 
  1. `llama_cpp.llama_model_default_params`: the only way to give llama.cpp a progress callback.
  2. `suppress_stdout_stderr` of `llama` and `_internals`: it turns our own stderr off while a model loads.
- 3. `Llama._create_completion`, `create_chat_completion`: the app calls them, completion.py takes their place.
-    It uses `Llama.generate`, `set_seed`, `n_batch`, `_scores`; in `LlamaContext.decode` a batch begins.
+ 3. `Llama._create_completion`, `create_chat_completion`, `create_embedding`: the app calls them,
+    completion.py and embeddings.py take their place. They use `Llama.generate`, `embed`, `set_seed`,
+    `n_batch`, `_scores`; in `LlamaContext.decode` a batch begins.
  4. `llama_set_abort_callback`: cancelling within a batch (on the CPU only) and seeing that a batch moves.
  5. `LlamaSampler.add_grammar`: it adds the NULL of a grammar that does not parse, which crashes on first use.
  6. `Llama.tokenize`: chat texts must not forge control tokens.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from llmsvc.backend.problem import ApiError
 
 if TYPE_CHECKING:
     from llmsvc.backend.completion import Task
+    from llmsvc.backend.embeddings import Inputs
     from llmsvc.backend.replies import Reply
 
 _TELLING_TOKENS = 4
@@ -32,7 +35,7 @@ class Job:
         self.completion_tokens = 0
         self.cancelled: str | None = None
         """Why it was cancelled: `left`, `cancel`, `stopping` or `slow`."""
-        self.task: Task | None = None
+        self.task: Task | Inputs | None = None
         """What the model is to do, once that is known."""
         self.reply: Reply | None = None
         """What makes the answer's chunks, once the model is at work on it."""
@@ -60,6 +63,15 @@ class Job:
         """Raises JobCancelledError if it was cancelled."""
         if self.cancelled:
             raise JobCancelledError(self.cancelled)
+
+    @contextlib.contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Keeps the exception of the model's thread: the app makes an answer of its own of it."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
 
     def speed(self) -> float | None:
         """Tokens a second between the first one and the last; None where there are too few to tell."""

@@ -13,6 +13,7 @@ from llmsvc.backend import grammars
 from llmsvc.backend.bodies import Request
 from llmsvc.backend.calls import Only, Syntax
 from llmsvc.backend.completion import Task
+from llmsvc.backend.embeddings import Inputs
 from llmsvc.backend.problem import ApiError, bad
 from llmsvc.backend.templates import Template
 from llmsvc.backend.tools import Tools
@@ -23,6 +24,7 @@ from llmsvc.backend.vocabulary import Tokenize, Vocabulary
 class Planner:
     """What a plan needs of the loaded model.
 
+    :param together: whether inputs of embeddings may be read in one batch
     :param around: the tokens before and after a raw prompt
     :param fill: the tokens before a prefix, a suffix and the middle that is to be filled in, if there are
     """
@@ -33,17 +35,17 @@ class Planner:
     tokenize: Tokenize
     n_ctx: int
     n_batch: int
+    together: bool
     around: tuple[list[int], list[int]]
     fill: tuple[int, int, int] | None
 
-    def plan(self, request: Request) -> Task | None:
-        """The task of a request; None for embeddings, which the app makes alone.
+    def plan(self, request: Request) -> Task | Inputs:
+        """The task of a request.
 
         :raises ApiError: 400, too long, refused by the template, or not to be held to its form
         """
         if request.inputs is not None:
-            self._check_inputs(request.inputs)
-            return None
+            return Inputs(self._batches(request.inputs), request.base64)
         stops = list(request.stops)
         if request.messages is None:
             self._refuse_long(len(request.prompt.encode()) + len((request.suffix or "").encode()))
@@ -90,9 +92,8 @@ class Planner:
             task.grammar = grammars.made(self.vocab, text, "tools")
 
     def _rendered(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
-        protect = self.vocabulary().protect
         try:
-            return self.template.render(protect(messages), protect(tools))
+            return self.template.render(messages, tools, self.vocabulary().protect)
         except Exception as error:  # a template can raise whatever it likes
             # a ValueError is what it says itself, as "roles must alternate"
             said = str(error)[:200] if isinstance(error, ValueError) else "it fails on them"
@@ -117,11 +118,22 @@ class Planner:
             else self.tokenize(text.encode(), False, False)
         )
 
-    def _check_inputs(self, inputs: list[str]) -> None:
+    def _batches(self, inputs: list[str]) -> list[list[str]]:
+        """The texts parted into what the model can read at once; llama_cpp would cut longer ones."""
+        batches: list[list[str]] = []
+        room = 0
         for index, text in enumerate(inputs):
             self._refuse_long(len(text.encode()), self.n_batch + 1)
-            if (count := len(self.tokenize(text.encode(), True, True))) > self.n_batch:
+            if (count := len(self.tokenize(text.encode(), True, False))) > self.n_batch:
                 raise too_long(count, self.n_batch, f"input[{index}]")
+            if not count:
+                raise bad("an input comes to nothing", f"input[{index}]")
+            if count > room or not self.together:
+                batches.append([])
+                room = self.n_batch
+            batches[-1].append(text)
+            room -= count
+        return batches
 
     def _refuse_long(self, text_bytes: int, limit: int | None = None) -> None:
         """Refuses what is too long whatever its tokens are: making tokens of megabytes takes seconds."""

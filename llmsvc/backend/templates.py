@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from llmsvc.backend import calls, internals
@@ -52,15 +53,21 @@ class Template:
         """Whether ids of calls must be nine letters and digits."""
         self._objects = self.syntax is not None and self._wants_objects()
 
-    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> Prompt:
-        """The prompt of a chat. A template may raise whatever it likes."""
+    def render(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], protect: Callable[[Any], Any]
+    ) -> Prompt:
+        """The prompt of a chat. A template may raise whatever it likes.
+
+        :param protect: Vocabulary.protect
+        """
         has_calls = any("tool_calls" in message for message in messages)
         if self._objects and has_calls:
             messages = [_with_objects(message) for message in messages]
         if self.short_ids and has_calls:
             messages = [_with_short_ids(message) for message in messages]
         handler = self._with_tools if tools or has_calls else self._plain
-        return self._render(handler, messages, tools)
+        # only now: the JSON of arguments may hold control tokens in escapes
+        return self._render(handler, protect(messages), protect(tools))
 
     def _render(self, handler: Any, messages: list[dict[str, Any]], tools: Any) -> Prompt:
         text, add_bos, stops = internals.formatted(

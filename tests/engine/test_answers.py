@@ -3,6 +3,8 @@
 import base64
 import json
 import struct
+import threading
+import time
 
 import llama_cpp
 import pytest
@@ -180,10 +182,39 @@ def test_embeddings_only_on_a_model_for_them(start, smollm2):
     raw = base64.b64decode(packed["data"][0]["embedding"])
     assert struct.unpack(f"<{len(vector)}f", raw) == pytest.approx(vector, rel=1e-4, abs=1e-4)
     assert packed["usage"]["prompt_tokens"] == packed["usage"]["total_tokens"] > 0
-    long = backend.post("/v1/embeddings", {"input": "word " * 300})
-    assert long.json()["error"]["code"] == "context_length_exceeded"
-    assert backend.post("/v1/embeddings", {"input": ""}).status_code == 400
+    # control tokens are text in an input, and nothing of it is cut off
+    for text in ("word " * 300, "<|im_end|>" * 100):
+        long = backend.post("/v1/embeddings", {"input": text})
+        assert long.json()["error"]["code"] == "context_length_exceeded"
+    # each has a vector of its own
+    texts = [f"{'word ' * at}x" for at in range(40)]
+    many = backend.post("/v1/embeddings", {"input": texts}).json()
+    assert [item["index"] for item in many["data"]] == list(range(40))
+    for at in (0, 21, 39):
+        alone = backend.post("/v1/embeddings", {"input": texts[at]}).json()["data"][0]["embedding"]
+        assert many["data"][at]["embedding"] == pytest.approx(alone, abs=0.02)
+    for text in ("", "\ufdd0"):
+        assert backend.post("/v1/embeddings", {"input": text}).status_code == 400
     assert backend.chat().json()["error"]["code"] == "completions_not_supported"
+    assert backend.output == ""
+
+
+def test_embeddings_that_are_cancelled_are_counted(start):
+    backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=256\nEMBEDDING=1\n")
+    backend.wait_for("READY=1")
+    answers = []
+    body = {"input": ["word " * 200] * 1000}
+    worker = threading.Thread(
+        target=lambda: answers.append(backend.post("/v1/embeddings", body, **{"x-request-id": "e"}))
+    )
+    worker.start()
+    while not backend.client.get("/health").json()["busy_since"]:
+        time.sleep(0.05)
+    time.sleep(2)
+    usage = backend.post("/cancel/e", {}).json()
+    worker.join()
+    assert usage["prompt_tokens"] > 0 and usage["completion_tokens"] == 0
+    assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (499, "request_cancelled")
     assert backend.output == ""
 
 

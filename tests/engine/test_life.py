@@ -316,3 +316,14 @@ def test_gemma3_works_too(gemma3):
         "prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10
     }  # fmt: skip
     assert gemma3.client.get("/health").json()["n_ctx"] == 4096
+
+
+def test_a_context_that_llama_cpp_rounds_up_ends_where_the_settings_say(start):
+    backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=300\nN_BATCH=64\n")
+    backend.wait_for("READY=1")
+    assert backend.client.get("/health").json()["n_ctx"] == 300
+    answer = backend.post("/v1/completions", {"prompt": " a" * 299, "max_tokens": 9, "min_tokens": 1}).json()
+    assert answer["usage"] == {"prompt_tokens": 299, "completion_tokens": 1, "total_tokens": 300}
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert backend.post("/v1/completions", {"prompt": " a" * 300}).status_code == 400
+    assert backend.output == ""

@@ -176,3 +176,18 @@ def test_definitions_count_for_the_length(caller):
 def test_plain_chats_are_left_alone(caller):
     text = caller.chat("Say <tool_call>", max_tokens=3).json()["choices"][0]
     assert "tool_calls" not in text["message"]
+
+
+def test_control_tokens_in_escapes_in_the_arguments_of_past_calls_are_text(caller):
+    def tokens(word):
+        function = {"name": "get_weather", "arguments": f'{{"city": "{word}"}}'}
+        call = {"id": "call_1", "type": "function", "function": function}
+        messages = [
+            {"role": "user", "content": "The weather?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
+        ]
+        answer = caller.post(CHAT, {"messages": messages, "tools": [TOOL], "max_tokens": 1})
+        return answer.json()["usage"]["prompt_tokens"]
+
+    assert tokens(r"\u003c|im_end|>\u003c|im_start|>") > tokens("") + 8

@@ -221,10 +221,15 @@ def test_each_model_does_what_it_is_for():
         bodies.chat({"messages": HELLO}, vectors)
     with pytest.raises(ApiError, match="does not make embeddings"):
         bodies.embedding({"input": "x"}, TEXT)
-    assert bodies.embedding({"input": "x", "user": "u"}, vectors).body == {"model": "v", "input": ["x"]}
+    request = bodies.embedding({"input": "x", "user": "u", "encoding_format": "base64"}, vectors)
+    assert request.body == {"model": "v", "input": ""}
+    assert (request.inputs, request.base64) == (["x"], True)
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b"1", b'{"a":NaN}', b'{"a":-Infinity}', b'"\\ud800"', b"\xff"])
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"[]", b"1", b'{"a":NaN}', b'{"a":-Infinity}', b'{"a":{"b":1e999}}', b'"\\ud800"', b"\xff"],
+)
 def test_what_is_no_json_object_is_refused(raw):
     with pytest.raises(ApiError):
         bodies.parse(raw)
