@@ -98,7 +98,8 @@ def roll_back(failed: str, default: str | None, journal: Journal) -> Rollback | 
             done = _plan(done, default)
         _save(done)
         if done.retry_at:
-            run(["systemctl", "start", "--no-block", RETRY_UNIT])
+            # one that waits already would wait for the time of its own plan
+            run(["systemctl", "restart", "--no-block", RETRY_UNIT])
         _tell(done, journal)
         return done
 
@@ -106,8 +107,9 @@ def roll_back(failed: str, default: str | None, journal: Journal) -> Rollback | 
 def retry(default: Callable[[], str | None], journal: Journal) -> None:
     """Waits until a retry is due and queues it; returns once done, or at once where none is planned.
 
-    SIGTERM ends it, and gives the plan up.
+    SIGTERM ends it, and gives the plan up unless there is a new one by then.
     """
+    plan = last()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     notify.ready("Waiting")
     try:
@@ -121,7 +123,7 @@ def retry(default: Callable[[], str | None], journal: Journal) -> None:
                     return
             time.sleep(_BUSY_WAIT)
     except SystemExit:
-        if (plan := last()) and plan.retry_at:
+        if plan and plan.retry_at and last() == plan:
             _save(dataclasses.replace(plan, to=None, retry_at=None))
             journal.send(f"{plan.to} is not tried again: a model was started, or somebody stopped one")
         raise
@@ -131,6 +133,8 @@ def _fire(plan: Rollback, default: str | None, journal: Journal) -> bool:
     """Queues the start of the first that systemd takes; returns whether there is nothing left to wait for."""
     atomic.write(paths.FAILED_MODELS, "", 0o644, sync=False)
     names = _candidates(default, plan.delay)
+    if not names:
+        _save(dataclasses.replace(plan, to=None, retry_at=None))
     for name in names:
         # before the start, which stops this unit
         _save(dataclasses.replace(plan, to=name, retry_at=None))
@@ -138,9 +142,11 @@ def _fire(plan: Rollback, default: str | None, journal: Journal) -> bool:
         if manager.offer(name):
             return True
         if manager.jobs():
-            break
-    if names:
-        _save(plan)
+            _save(plan)
+            return False
+    if names:  # systemd takes none, as where they are masked
+        later = _plan(dataclasses.replace(plan, at=time.time()), default)
+        _save(dataclasses.replace(later, at=plan.at))
     return not names
 
 

@@ -67,7 +67,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(manager, "running", lambda: host.running)
     monkeypatch.setattr(manager, "offer", host.offer)
     monkeypatch.setattr(manager, "alert", host.alerts.append)
-    monkeypatch.setattr(rollback, "run", lambda argv: host.started.append(argv[-1]))
+    monkeypatch.setattr(rollback, "run", lambda argv: host.started.append(" ".join(argv[1:])))
     monkeypatch.setattr(rollback, "_reason", lambda failed, journal: f"{failed} is a dud")
     return host
 
@@ -86,7 +86,7 @@ def test_a_chain_of_failures_tries_each_once_and_then_plans_a_retry_of_the_defau
     last = rollback.last()
     assert last and (last.to, last.delay) == ("c", 10)
     assert last.retry_at and abs(last.retry_at - time.time() - 10) < 5
-    assert host.started == [rollback.RETRY_UNIT]
+    assert host.started == [f"restart --no-block {rollback.RETRY_UNIT}"]
     assert host.alerts == ["rollback", "rollback", "rollback", "no-model"]
 
 
@@ -216,5 +216,51 @@ def test_a_retry_that_is_stopped_gives_its_plan_up(host: Host, monkeypatch: pyte
     monkeypatch.setattr(time, "sleep", stopped)
     with pytest.raises(SystemExit):
         rollback.retry(lambda: "c", JOURNAL)
+    last = rollback.last()
+    assert last and (last.to, last.retry_at) == (None, None)
+
+
+def test_a_retry_that_is_restarted_leaves_the_new_plan(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("x", "a", "b", "c"):
+        host.fails(name)
+
+    def another_failure(seconds: float) -> None:
+        for name in ("y", "a", "b", "c"):
+            host.fails(name)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(time, "sleep", another_failure)
+    with pytest.raises(SystemExit):
+        rollback.retry(lambda: "c", JOURNAL)
+    last = rollback.last()
+    assert last and last.to == "c" and last.retry_at
+
+
+def test_a_retry_that_systemd_refuses_comes_later_and_later(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.refused = {"a", "b", "c"}
+    host.fails("x")
+    delays: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        plan = rollback.last()
+        assert plan
+        if plan.delay not in delays:
+            delays.append(plan.delay)
+        if len(delays) == 4:
+            host.refused = set()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    rollback.retry(lambda: "c", JOURNAL)
+    assert delays == [10, 20, 40, 80]
+
+
+def test_a_retry_without_any_model_left_plans_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("x", "a", "b", "c"):
+        host.fails(name)
+    host.good()
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    rollback.retry(lambda: None, JOURNAL)
     last = rollback.last()
     assert last and (last.to, last.retry_at) == (None, None)
