@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import stat
 import time
 from collections.abc import Callable
 
-from llmsvc.cli.output import Result
+from llmsvc.cli.output import Result, printable
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,8 +71,10 @@ def _gpu_lost() -> str:
 
     said = ""
     # the backend, which may be anybody's by then, made this file
-    if paths.GPU_LOST.exists() and stat.S_ISREG(paths.GPU_LOST.lstat().st_mode):
-        said = " ".join(paths.GPU_LOST.read_text(encoding="utf-8", errors="replace")[:300].split())
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(paths.GPU_LOST.lstat().st_mode):
+            with paths.GPU_LOST.open(encoding="utf-8", errors="replace") as words:
+                said = printable(" ".join(words.read(300).split()))
     return (
         f"The GPU was lost while a model ran{f' ({said})' if said else ''}; the model is started again. "
         "See: dmesg; nvidia-smi; journalctl -u 'llama-server@*'"

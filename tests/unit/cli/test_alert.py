@@ -47,6 +47,10 @@ def test_a_lost_gpu_is_told_in_the_drivers_words_and_no_link_is_followed(
     paths.GPU_LOST.write_text("CUDA error:\n out of luck\n")
     main.main(["alert", "gpu-lost"])
     assert "(CUDA error: out of luck)" in capsys.readouterr().out
+    paths.GPU_LOST.write_text("\x1b[31mred" + 10000 * "x")
+    main.main(["alert", "gpu-lost"])
+    out = capsys.readouterr().out
+    assert "(?[31mred" in out and len(out) < 600
     paths.GPU_LOST.unlink()
     (run / "secret").write_text("secret")
     paths.GPU_LOST.symlink_to(run / "secret")
