@@ -13,7 +13,7 @@ import gc
 import logging
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -40,6 +40,7 @@ _STATUS_SECONDS = 0.2
 _SAVE_SECONDS = 5.0
 _GIVE_UP_SECONDS = 3
 _ASK_SECONDS = 1.0
+_CANCEL_SECONDS = 0.5
 _KEEPALIVE_SECONDS = 75
 # what was read at once of a body may come on top of a head
 _HEAD_BYTES = 512 * 1024
@@ -180,9 +181,7 @@ class Server(uvicorn.Server):
                 cycle.keep_alive = False
 
     async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end(self._tasks)
         limits.save(self._services.window.dump(), self._window_file)
         await self._services.ledger.close()
         await self._services.upstream.close()
@@ -217,6 +216,15 @@ class Server(uvicorn.Server):
             await asyncio.sleep(_SAVE_SECONDS)
             dump = self._services.window.dump()
             await asyncio.to_thread(limits.save, dump, self._window_file)
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        # before Python 3.12, wait_for() drops a cancel that comes together with what it waits for
+        _, running = await asyncio.wait(running, timeout=_CANCEL_SECONDS)
 
 
 def _socket_stops() -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
+from llmsvc.errors import ConflictError
 from llmsvc.systemd import manager
 
 
@@ -19,7 +20,14 @@ class Systemd:
 
     async def stop(self, model: str) -> None:
         """See Manager."""
-        await _in_thread(lambda: manager.stop(model))
+        await _in_thread(lambda: _stop(model))
+
+
+def _stop(model: str) -> None:
+    # it would take the place of an operator's restart; another stop does no harm
+    if manager.jobs() - {"stop"}:
+        raise ConflictError(f"{model} is not stopped: another command is at work")
+    manager.stop(model)
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

@@ -63,6 +63,7 @@ class Manager(Protocol):
     async def stop(self, model: str) -> None:
         """Stops a model and returns once it is gone.
 
+        :raises ConflictError: another command is at work; nothing was done
         :raises Error: it did not stop
         """
 
@@ -256,7 +257,8 @@ class Switcher:
         except (Error, OSError) as error:
             self._memory.forget()
             self._no_stop_before = self._clock() + _STOP_RETRY_SECONDS
-            _log.error("%s is idle, but could not be stopped: %s", backend.name, error)
+            level = logging.INFO if isinstance(error, ConflictError) else logging.ERROR
+            _log.log(level, "%s is idle, but could not be stopped: %s", backend.name, error)
         else:
             self._journal.send(
                 f"{backend.name} is stopped: no request for {self._idle_seconds} s; the next one starts it",
