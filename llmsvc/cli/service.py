@@ -76,6 +76,10 @@ def _stop(arguments: argparse.Namespace) -> Result:
         return Result(
             {"model": planned.to, "state": "inactive"}, f"No model runs; {planned.to} is not tried again."
         )
+    # one that was removed may run all the same
+    there = {manager.instance_name(state.unit) for state in manager.instances()}
+    if arguments.model and name not in there:
+        store.require(name)
     switching.stop(name, quiet=_as_json(arguments))
     session.note("stop", name)
     default = store.default_model()

@@ -71,7 +71,9 @@ class StartError(Error):
 def _systemctl(*arguments: str, check: bool = True) -> str:
     done = run(["systemctl", "--no-pager", *arguments], check=False)
     if check and done.returncode:
-        message = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
+        # a warning, as of a unit that changed on disk, is not why it failed
+        said = [line for line in done.stderr.strip().splitlines() if not line.startswith("Warning: ")]
+        message = (said or [f"exit status {done.returncode}"])[0]
         if "uthentication" in message or "ccess denied" in message:
             raise DeniedError(
                 f"systemctl {' '.join(arguments)}: {message}",

@@ -51,6 +51,8 @@ def systemd(tmp_path, monkeypatch):
     fake = Systemd()
     notes = fake.notes = []
     monkeypatch.setattr(paths, "ROLLBACK", tmp_path / "rollback.json")
+    monkeypatch.setattr(paths, "MODELS_D", tmp_path)
+    (tmp_path / "new.env").touch()
     monkeypatch.setattr(paths, "DEFAULT_MODEL", tmp_path / "default-model")
     monkeypatch.setattr(
         preflight, "check", lambda name, **options: fake.asked.append(("check", name, options["force"]))
@@ -211,6 +213,12 @@ def test_stop_tells_what_the_next_boot_brings(systemd, capsys):
     assert capsys.readouterr().out == (
         "new is stopped. old starts at the next boot; 'llmsvc start' starts it now.\n"
     )
+
+
+@pytest.mark.parametrize("name", ["typo", "*"])
+def test_stop_of_a_model_that_is_not_there_is_an_error(systemd, name, capsys):
+    assert main.main(["stop", name]) == 3
+    assert systemd.asked == [] and "no model" in capsys.readouterr().err
 
 
 def test_stop_ends_a_retry_that_waits(systemd, capsys):
