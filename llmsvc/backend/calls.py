@@ -210,12 +210,15 @@ def _calls(value: object) -> list[Call]:
         inner = item.get("function") if isinstance(item, dict) else None
         call = inner if isinstance(inner, dict) else item
         if isinstance(call, dict) and isinstance(call.get("name"), str):
-            found.append(Call(call["name"], _dumped(call.get("arguments", call.get("parameters", {})))))
+            arguments = call.get("arguments", call.get("parameters", {}))
+            found.append(Call(_dumped(call["name"]), _dumped(arguments)))
     return found
 
 
 def _dumped(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # half a character in an escape is no text that can be sent
+    return text.encode("utf-8", "replace").decode()
 
 
 def _keywords(text: str) -> dict[str, object] | None:

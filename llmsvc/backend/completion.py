@@ -66,8 +66,8 @@ class Source:
     set_seed: Callable[[int], None]
     text: Callable[[int], bytes]
     is_end: Callable[[int], bool]
-    ends: frozenset[int]
-    """The tokens that end an answer."""
+    ends: Callable[[], list[int]]
+    """All tokens that end an answer."""
     logits: Callable[[], Any]
     """The model's last output, a numpy array over the vocabulary."""
     prompt_logits: Callable[[int], Any]
@@ -197,7 +197,7 @@ def _tokens(task: Task, job: Job, source: Source, given: dict[str, Any]) -> Iter
 
 def _biasing(task: Task, job: Job, source: Source) -> Callable[[Any, Any], Any]:
     tokens, values = list(task.bias), list(task.bias.values())
-    ends = list(source.ends)
+    ends = source.ends() if task.min_tokens else []
 
     def biased(_tokens: Any, scores: Any) -> Any:
         if tokens:

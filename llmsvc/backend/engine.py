@@ -165,7 +165,11 @@ class Engine:
         return self._job is None or time.monotonic() - self.moved < seconds
 
     def tokenize(self, text: str) -> list[int]:
-        """The tokens of a text, control tokens in it included, with the model's own first token."""
+        """The tokens of a text, control tokens in it included, with the model's own first token.
+
+        :raises ApiError: 400, that takes too long
+        """
+        self._planner.refuse_costly([text])
         return list(self._tokenize(text.encode(), True, True))
 
     def detokenize(self, tokens: list[int]) -> str:
@@ -226,7 +230,7 @@ class Engine:
             set_seed=llama.set_seed,
             text=tokens.answer,
             is_end=tokens.is_end,
-            ends=tokens.ends(),
+            ends=lambda: tokens.ends,
             logits=self._logits,
             prompt_logits=lambda place: llama._scores[place],
         )

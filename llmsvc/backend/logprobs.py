@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -51,9 +52,11 @@ def completion(entries: list[Entry], offset: int) -> dict[str, Any]:
     """
     tokens = [item.token.decode("utf-8", "replace") for item in entries]
     offsets = []
-    for token in tokens:
+    decode = codecs.getincrementaldecoder("utf-8")("ignore").decode
+    for item in entries:
         offsets.append(offset)
-        offset += len(token)
+        # a character may be spread over several tokens: it counts with the last
+        offset += len(decode(item.token))
     top = [
         None
         if item.logprob is None

@@ -6,7 +6,7 @@ It needs the loaded model's vocabulary and template, but not the model: it is do
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from llmsvc.backend import grammars
@@ -48,11 +48,11 @@ class Planner:
             return Inputs(self._batches(request.inputs), request.base64)
         stops = list(request.stops)
         if request.messages is None:
-            self._refuse_long(len(request.prompt.encode()) + len((request.suffix or "").encode()))
+            self._check([request.prompt, request.suffix or ""])
             prompt = self._raw_prompt(request)
         else:
             shown = request.tools.shown if request.tools else []
-            self._refuse_long(sum(len(text.encode()) for text in _texts([request.messages, shown])))
+            self._check(_texts([request.messages, shown]))
             rendered = self._rendered(request.messages, shown)
             prompt = self.tokenize(rendered.text.encode(), rendered.add_bos, True)
             stops += rendered.stops
@@ -123,7 +123,7 @@ class Planner:
         batches: list[list[str]] = []
         room = 0
         for index, text in enumerate(inputs):
-            self._refuse_long(len(text.encode()), self.n_batch + 1)
+            self._check([text], self.n_batch + 1)
             if (count := len(self.tokenize(text.encode(), True, False))) > self.n_batch:
                 raise too_long(count, self.n_batch, f"input[{index}]")
             if not count:
@@ -135,11 +135,21 @@ class Planner:
             room -= count
         return batches
 
-    def _refuse_long(self, text_bytes: int, limit: int | None = None) -> None:
+    def _check(self, texts: Iterable[str], limit: int | None = None) -> None:
         """Refuses what is too long whatever its tokens are: making tokens of megabytes takes seconds."""
-        limit = limit or self.n_ctx
+        texts, limit = list(texts), limit or self.n_ctx
+        text_bytes = sum(len(text.encode()) for text in texts)
         if (fewest := self.vocabulary().fewest_tokens(text_bytes)) >= limit:
             raise too_long(fewest, limit, None)
+        self.refuse_costly(texts)
+
+    def refuse_costly(self, texts: list[str]) -> None:
+        """Refuses what the tokenizer takes too long over.
+
+        :raises ApiError: 400
+        """
+        if self.vocabulary().is_costly(texts):
+            raise bad("too many of the characters that control tokens begin with, as '<'")
 
 
 def too_long(count: int, limit: int, param: str | None) -> ApiError:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 MARK = "\ufdd0"
 """Stands inside a control token's spelling that is only text. A noncharacter: no text has it."""
+
+MAX_LOOKS = 300_000_000
+"""About three seconds of llama.cpp's, in which nothing can interrupt it."""
 
 Tokenize = Callable[[bytes, bool, bool], list[int]]
 
@@ -25,12 +29,22 @@ class Vocabulary:
                 control.add(spelling.decode("utf-8", "replace"))
         self._control = control
         self._lengths = sorted({len(spelling) for spelling in control})
-        starts = "".join(sorted(re.escape(start) for start in {spelling[0] for spelling in control}))
+        self._by_start = collections.Counter(spelling[0] for spelling in control)
+        starts = "".join(sorted(map(re.escape, self._by_start)))
         self._starts = re.compile(f"[{starts}]") if starts else None
 
     def fewest_tokens(self, text_bytes: int) -> int:
         """The fewest tokens that a text of that many bytes can become."""
         return text_bytes // self.longest
+
+    def is_costly(self, texts: Iterable[str]) -> bool:
+        """Whether making tokens of them takes seconds.
+
+        Each control token is looked for at each place where one could begin, and some models have thousands
+        that begin with the same character.
+        """
+        looks = sum(text.count(start) * tokens for text in texts for start, tokens in self._by_start.items())
+        return looks > MAX_LOOKS
 
     def protect(self, value: Any) -> Any:
         """JSON with a MARK in each control token's spelling, in all texts of it."""

@@ -130,6 +130,20 @@ def test_megabytes_are_refused_without_making_tokens_of_them(smollm2):
     assert answer.elapsed.total_seconds() < 0.5
 
 
+def test_what_takes_the_tokenizer_minutes_is_refused_at_once(gemma3):
+    text = "<" * 150_000
+    for path, body in (
+        ("/extras/tokenize/count", {"input": text}),
+        ("/v1/completions", {"prompt": text}),
+        (CHAT, {"messages": [{"role": "user", "content": text}]}),
+    ):
+        answer = gemma3.post(path, body)
+        assert answer.status_code == 400, answer.text
+        assert answer.elapsed.total_seconds() < 2
+    page = "<p>Some text of a page, with its tags</p>\n" * 150
+    assert gemma3.post("/extras/tokenize/count", {"input": page}).status_code == 200
+
+
 def test_messages_that_the_template_refuses_are_a_400_in_its_own_words(start, models, tmp_path):
     data = (models / "smollm2.gguf").read_bytes()
     begin = data.index(b"{{ '<|im_start|>system")

@@ -133,3 +133,10 @@ def test_the_template_tells_the_syntax(template, kind):
 def test_arguments_are_json_text_as_clients_expect_it():
     _, calls = parse(Hermes(), ['<tool_call>{"name": "f", "arguments": {"a": "é"}}</tool_call>'])
     assert json.loads(calls[0].arguments) == {"a": "é"}
+
+
+def test_half_a_character_in_a_call_can_be_sent():
+    (call,) = parse(Hermes(), [r'<tool_call>{"name": "f\ud83d", "arguments": {"a": "\udc00"}}</tool_call>'])[
+        1
+    ]
+    assert (call.name, call.arguments) == ("f?", '{"a": "?"}')

@@ -85,6 +85,13 @@ def test_the_longest_token_bounds_how_few_there_can_be():
     assert VOCABULARY.fewest_tokens(160) == 10
 
 
+def test_texts_in_which_many_control_tokens_could_begin_are_costly():
+    many = Vocabulary((b"<unused%d>" % at, True) for at in range(6000))
+    assert not many.is_costly(["<" * 20_000, "x" * 1_000_000])
+    assert many.is_costly(["<" * 30_000, "<" * 30_000])
+    assert not VOCABULARY.is_costly(["<" * 1_000_000])
+
+
 async def test_a_job_is_found_while_open_and_for_a_while_after():
     jobs = Jobs()
     job = jobs.add("one")
