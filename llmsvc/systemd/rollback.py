@@ -97,9 +97,11 @@ def roll_back(failed: str, default: str | None, journal: Journal) -> Rollback | 
         if to is None:
             done = _plan(done, default)
         _save(done)
-        if done.retry_at:
-            # one that waits already would wait for the time of its own plan
-            run(["systemctl", "restart", "--no-block", RETRY_UNIT])
+        # restart, for one that waits already has a time of its own; and until it is READY, for one that is stopped
+        # before that does not give the plan up itself
+        if done.retry_at and "canceled" in run(["systemctl", "restart", RETRY_UNIT], check=False).stderr:
+            done = dataclasses.replace(done, to=None, retry_at=None)
+            _save(done)
         _tell(done, journal)
         return done
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Host:
         self.jobs: list[set[str]] = []
         self.running: str | None = None
         self.refused: set[str] = set()
+        self.stops_retry = False
         (root / "models.d").mkdir()
         for name in "abc":
             (root / "models.d" / f"{name}.env").touch()
@@ -36,6 +38,11 @@ class Host:
     def offer(self, name: str) -> bool:
         self.offered.append(name)
         return name not in self.refused
+
+    def systemctl(self, argv: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
+        self.started.append(" ".join(argv[1:]))
+        words = f"Job for {rollback.RETRY_UNIT} canceled." if self.stops_retry else ""
+        return subprocess.CompletedProcess(argv, int(self.stops_retry), "", words)
 
     def next_jobs(self) -> set[str]:
         return self.jobs.pop(0) if self.jobs else set()
@@ -67,7 +74,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(manager, "running", lambda: host.running)
     monkeypatch.setattr(manager, "offer", host.offer)
     monkeypatch.setattr(manager, "alert", host.alerts.append)
-    monkeypatch.setattr(rollback, "run", lambda argv: host.started.append(" ".join(argv[1:])))
+    monkeypatch.setattr(rollback, "run", host.systemctl)
     monkeypatch.setattr(rollback, "_reason", lambda failed, journal: f"{failed} is a dud")
     return host
 
@@ -86,7 +93,7 @@ def test_a_chain_of_failures_tries_each_once_and_then_plans_a_retry_of_the_defau
     last = rollback.last()
     assert last and (last.to, last.delay) == ("c", 10)
     assert last.retry_at and abs(last.retry_at - time.time() - 10) < 5
-    assert host.started == [f"restart --no-block {rollback.RETRY_UNIT}"]
+    assert host.started == [f"restart {rollback.RETRY_UNIT}"]
     assert host.alerts == ["rollback", "rollback", "rollback", "no-model"]
 
 
@@ -95,6 +102,14 @@ def test_a_default_that_never_was_ready_comes_after_the_good_ones(host: Host) ->
     host.fails("x", "c")
     host.fails("a", "c")
     assert host.offered == ["a", "c"]
+
+
+def test_an_operator_who_stops_the_retry_while_it_starts_ends_it_too(host: Host) -> None:
+    host.good("c")
+    host.fails("x")
+    host.stops_retry = True
+    done = host.fails("c")
+    assert done == rollback.last() and done and (done.to, done.retry_at) == (None, None)
 
 
 def test_each_wait_is_twice_the_last_up_to_five_minutes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
