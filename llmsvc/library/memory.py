@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import pwd
-import shutil
 from pathlib import Path
 
 from llmsvc import process
@@ -18,6 +17,11 @@ from llmsvc.library.settings import ModelSettings
 from llmsvc.systemd import manager
 
 _PROC = Path("/proc")
+_DEV = Path("/dev")
+_GPUS = {"cuda": ("nvidiactl", "dxg"), "hip": ("kfd",), "vulkan": ("dri", "nvidiactl", "dxg")}
+"""What llama.cpp may be built for, and the device nodes of which it then needs one."""
+_NVIDIA_SMI_SECONDS = 10.0
+"""It hangs where a GPU is lost."""
 _NAMED = 3
 _WORTH_NAMING = 100_000_000
 """Bytes; processes that hold less are not named."""
@@ -54,7 +58,8 @@ class Room:
 
 def room(name: str | None = None) -> Room:
     """The room for model `name`, or for one whose unit has no limit of its own."""
-    free = _kilobytes(_PROC / "meminfo").get("MemAvailable", 0)
+    meminfo = _kilobytes(_PROC / "meminfo")
+    free = meminfo.get("MemAvailable", 0) + _zfs_cache()
     running, pid, limits = None, 0, {}
     with contextlib.suppress(UnavailableError):
         for instance in manager.instances():
@@ -63,6 +68,8 @@ def room(name: str | None = None) -> Room:
         limits = manager.memory_limits([manager.SLICE, *([manager.unit(name)] if name else [])])
     if pid:
         free += _held(pid)
+    # what others hold and do not use goes to swap, but no model runs from there
+    free = max(free, min(free + meminfo.get("SwapFree", 0), meminfo.get("MemTotal", 0)))
     limit = None
     for unit, allowed in limits.items():
         if allowed < free:
@@ -87,16 +94,20 @@ def gpu_share(settings: ModelSettings, header: Header) -> float:
 
 
 def has_gpu() -> bool:
-    """Whether llama.cpp here was built for NVIDIA's GPUs, and their driver's tool is there to ask."""
+    """Whether llama.cpp here was built for a kind of GPU, and there is one."""
+    return any(
+        _built_for(kind) and any((_DEV / node).exists() for node in nodes) for kind, nodes in _GPUS.items()
+    )
+
+
+def _built_for(kind: str) -> bool:
     found = importlib.util.find_spec("llama_cpp")
-    if not found or not found.origin or not shutil.which("nvidia-smi", path=process.PATH):
-        return False
-    return any(Path(found.origin).with_name("lib").glob("libggml-cuda*"))
+    return bool(found and found.origin and any(Path(found.origin).with_name("lib").glob(f"libggml-{kind}*")))
 
 
 def _gpu_free(pid: int) -> int | None:
-    """Free memory of all GPUs together, with what process `pid` will give back."""
-    if not has_gpu():
+    """Free memory of all GPUs together, with what process `pid` will give back; None where nobody tells."""
+    if not _built_for("cuda"):
         return None
     mebibytes = 0
     try:
@@ -111,7 +122,8 @@ def _gpu_free(pid: int) -> int | None:
 
 
 def _nvidia_smi(query: str) -> list[str]:
-    return process.run(["nvidia-smi", query, "--format=csv,noheader,nounits"]).stdout.split("\n")[:-1]
+    asked = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    return process.run(asked, seconds=_NVIDIA_SMI_SECONDS).stdout.split("\n")[:-1]
 
 
 def resident(pid: int) -> int | None:
@@ -124,6 +136,17 @@ def _held(pid: int) -> int:
     status = _kilobytes(_PROC / str(pid) / "status")
     held = status.get("RssAnon", 0) + status.get("RssShmem", 0)
     return held + (status.get("RssFile", 0) if status.get("VmLck") else 0)
+
+
+def _zfs_cache() -> int:
+    """Bytes of ZFS's cache that it gives back under pressure; MemAvailable leaves them out."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for line in (_PROC / "spl/kstat/zfs/arcstats").read_text(errors="replace").splitlines():
+            words = line.split()
+            if len(words) == 3 and words[2].isdigit():
+                found[words[0]] = int(words[2])
+    return max(found.get("size", 0) - found.get("c_min", 0), 0)
 
 
 def _holders(except_pid: int) -> tuple[Holder, ...]:

@@ -129,6 +129,8 @@ def gpu(tmp_path, monkeypatch):
     (library / "lib" / "libggml-cuda.so").touch()
     found = dataclasses.make_dataclass("Spec", ["origin"])(str(library / "__init__.py"))
     monkeypatch.setattr(memory.importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr(memory, "_DEV", tmp_path)
+    (tmp_path / "nvidiactl").touch()
     monkeypatch.setattr(process, "PATH", f"{tmp_path}:{process.PATH}")
 
     def says(free: str, processes: str = "") -> None:
@@ -155,4 +157,20 @@ def test_free_memory_of_all_gpus_and_of_the_running_model_counts(gpu):
     gpu("1000\\n500\\n", "77, 200\\n78, 300\\n")
     assert memory._gpu_free(77) == 1700 << 20
     gpu("[N/A]\\n")
+    assert memory._gpu_free(77) is None
+
+
+def test_a_gpu_that_nobody_can_ask_refuses_no_model_that_it_may_hold(tmp_path, gpu):
+    head = header(tmp_path)
+    assert memory._gpu_free(77) is None  # nvidia-smi is not there
+    fit.check(model("N_CTX=32768"), head, Room(2 * GIGA))
+    (tmp_path / "nvidiactl").unlink()
+    with pytest.raises(fit.FitError):
+        fit.check(model("N_CTX=32768"), head, Room(2 * GIGA))
+
+
+def test_a_tool_that_hangs_tells_nothing(tmp_path, gpu, monkeypatch):
+    gpu("1000\\n")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(memory, "_NVIDIA_SMI_SECONDS", 0.1)
     assert memory._gpu_free(77) is None

@@ -82,3 +82,18 @@ def test_without_systemd_only_the_machine_counts(proc, monkeypatch):
 
     monkeypatch.setattr(manager, "instances", absent)
     assert memory.room("gemma3").free == 1_000_000 * 1024
+
+
+@pytest.mark.parametrize(("swap", "free"), [(0, 1_000_000), (500_000, 1_500_000), (90_000_000, 16_000_000)])
+def test_swap_makes_room_up_to_what_the_machine_has(proc, systemd, tmp_path, swap, free):
+    with (tmp_path / "meminfo").open("a") as meminfo:
+        meminfo.write(f"SwapFree:  {swap} kB\n")
+    assert memory.room("gemma3").free == free * 1024
+
+
+def test_zfs_gives_its_cache_back(proc, systemd, tmp_path):
+    (tmp_path / "spl/kstat/zfs").mkdir(parents=True)
+    (tmp_path / "spl/kstat/zfs/arcstats").write_text(
+        "13 1 0x01 123 33456 9 9\nname  type data\nc_min  4  100000\nsize  4  700000\n"
+    )
+    assert memory.room("gemma3").free == 1_000_000 * 1024 + 600_000
