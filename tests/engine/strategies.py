@@ -255,7 +255,8 @@ def _few(body: dict[str, Any]) -> dict[str, Any]:
     """The body, with so few tokens to make that 20,000 of them fit into the time there is."""
     for key in ("max_tokens", "max_completion_tokens"):
         value = body.get(key)
-        if type(value) is int and MOST_TOKENS < value < 10**30:
+        # -1 is no limit
+        if type(value) is int and (value == -1 or MOST_TOKENS < value < 10**30):
             body[key] = MOST_TOKENS
     if body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
         body["max_tokens"] = 2
