@@ -68,6 +68,9 @@ def _stop(arguments: argparse.Namespace) -> Result:
 
     name = arguments.model or manager.current()
     if not name:
+        rollback.await_end()
+        name = manager.current()
+    if not name:
         planned = rollback.last()
         if not planned or not planned.to or not planned.retry_at:
             return Result({"model": None, "state": "inactive"}, "No model runs.")

@@ -62,6 +62,13 @@ def good_models() -> list[str]:
     return [name for name in _lines(paths.GOOD_MODELS) if _exists(name)]
 
 
+def await_end() -> None:
+    """Returns once no rollback is at work; that takes a second, or as long as requests are finishing."""
+    shown = ["systemctl", "is-active", "llama-server-rollback@*.service"]
+    while "activating" in run(shown, check=False).stdout.split():
+        time.sleep(0.1)
+
+
 def roll_back(failed: str, default: str | None, journal: Journal) -> Rollback | None:
     """Queues the start of another model, or plans a retry, unless an operator's command made it fail.
 
@@ -97,8 +104,8 @@ def roll_back(failed: str, default: str | None, journal: Journal) -> Rollback | 
         if to is None:
             done = _plan(done, default)
         _save(done)
-        # restart, for one that waits already has a time of its own; and until it is READY, for one that is stopped
-        # before that does not give the plan up itself
+        # restart, for one that waits already has a time of its own; and until it is READY, for one that is
+        # stopped before that does not give the plan up itself
         if done.retry_at and "canceled" in run(["systemctl", "restart", RETRY_UNIT], check=False).stderr:
             done = dataclasses.replace(done, to=None, retry_at=None)
             _save(done)

@@ -15,7 +15,7 @@ from llmsvc.cli import main, session, switching
 from llmsvc.cli.progress import ProgressLine
 from llmsvc.errors import DeniedError
 from llmsvc.library import preflight
-from llmsvc.systemd import journal, manager
+from llmsvc.systemd import journal, manager, rollback
 from tests.unit.cli.states import state
 
 
@@ -27,7 +27,11 @@ class Systemd:
         self.looks = [[state("old")]]
         self.error = None
         self.queued = None
+        self.after_rollback = None
         self.go = threading.Event()
+
+    def rollback_ends(self):
+        self.looks = self.after_rollback or self.looks
 
     def instances(self):
         """What the next look sees; the command ends when the last one was seen."""
@@ -61,6 +65,7 @@ def systemd(tmp_path, monkeypatch):
     monkeypatch.setattr(manager, "queued_start", lambda: fake.queued)
     for verb, name in (("start", "switch"), ("restart", "restart"), ("stop", "stop")):
         monkeypatch.setattr(manager, name, fake.act(verb))
+    monkeypatch.setattr(rollback, "await_end", fake.rollback_ends)
     monkeypatch.setattr(journal, "note", lambda *about: notes.append(about))
     monkeypatch.setattr(session, "note", lambda verb, name: None)
     monkeypatch.setattr(switching, "_LOOK_SECONDS", 0.1)
@@ -242,6 +247,12 @@ def test_while_a_model_finishes_its_requests_the_one_that_comes_is_meant(systemd
     systemd.looks, systemd.queued = [[state("old", "deactivating")]], queued
     assert main.main([verb]) == 0
     assert (verb, meant) in systemd.asked
+
+
+def test_stop_while_a_rollback_begins_stops_what_it_starts(systemd):
+    systemd.looks, systemd.after_rollback = [[]], [[state("old", "activating")]]
+    assert main.main(["stop"]) == 0
+    assert systemd.asked == [("stop", "old")]
 
 
 def test_stop_where_nothing_runs_does_nothing(systemd, capsys):
