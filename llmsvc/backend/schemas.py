@@ -18,7 +18,7 @@ MAX_NODES = 400
 MAX_REPEATS = 512
 MAX_REPEATS_TOTAL = 4096
 MAX_CHOICES = MAX_VALUES
-MAX_CHOICES_TOTAL = 4000
+MAX_CHOICES_TOTAL = 1000
 MAX_NUMBER = 10**100
 MAX_TEXT = 200
 MAX_WAYS = 1000
@@ -73,6 +73,8 @@ def _ways(node: Any, root: dict[str, Any], known: dict[str, int]) -> int:
             known[name] = 1  # llama_cpp refuses what refers to itself
             known[name] = _ways(root[table][name], root, known)
         return known[name]
+    if "enum" in node:
+        return len(node["enum"])
     parts = [*node.get("properties", {}).values(), *(node[key] for key in _INNER if key in node)]
     return min(MAX_WAYS + 1, max(1, sum(_ways(part, root, known) for part in parts)))
 

@@ -222,3 +222,12 @@ def test_one_of_many_words_is_any_of():
     assert safe({"oneOf": choices}) == {"oneOf": choices}
     choices = [{"type": "string", "enum": ["a", "b"]}, {"type": "integer"}, {"type": "string", "const": "c"}]
     assert len(safe({"oneOf": choices})["oneOf"]) == 3
+
+
+def test_words_count_each_time_they_are_referred_to():
+    words = {"enum": [f"word {at}" for at in range(300)]}
+    array = {"type": "array", "items": {"$ref": "#/$defs/a"}}
+    few = {"type": "object", "properties": dict.fromkeys("ab", array), "$defs": {"a": words}}
+    assert safe(few)
+    with pytest.raises(ApiError, match="ways"):
+        safe({**few, "properties": dict.fromkeys("abcd", array)})
