@@ -166,7 +166,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     machine = getattr(item, "funcargs", {}).get("machine")
     if report.failed and machine is not None:
         journal = machine.exec(
-            "journalctl", "--no-pager", "-o", "short-precise", f"--since=@{call.start:.0f}", check=False
+            "journalctl", "--no-pager", "-o", "short-precise", f"--since=@{call.start:.6f}", check=False
         )
         report.sections.append(("journal of the machine", journal.stdout[-20_000:]))
     return report  # type: ignore[return-value]

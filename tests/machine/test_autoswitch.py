@@ -69,7 +69,7 @@ def user(machine: Machine) -> Any:
 
 def switches(machine: Machine, since: float) -> list[dict[str, Any]]:
     """The entries about switches that requests asked for."""
-    entries = machine.journal("-u", "auth-proxy", f"--since=@{since:.0f}")
+    entries = machine.journal("-u", "auth-proxy", f"--since=@{since:.6f}")
     return [e for e in entries if "LLM_REPLACED_MODEL" in e and int(e["__REALTIME_TIMESTAMP"]) >= since * 1e6]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 
@@ -105,11 +106,13 @@ def test_a_start_that_fails_tells_why_and_which_model_is_back(machine, change, r
 def test_a_switch_is_one_entry_of_the_journal_with_who_did_it(machine):
     machine.shell("useradd -m -G llmsvc-admin eve")
     try:
+        # users of tests before may have had the same uid
+        begin = time.time()
         assert llmsvc(machine, "start", "gemma3", user="eve").returncode == 0
         refused = llmsvc(machine, "model", "use", "gemma3", user="eve")
         assert (refused.returncode, "may 'llmsvc start gemma3'" in refused.stderr) == (4, True)
         uid = machine.out("id", "-u", "eve")
-        (entry,) = machine.journal("-b", "-t", "llmsvc", f"_UID={uid}")
+        (entry,) = machine.journal(f"--since=@{begin:.6f}", "-t", "llmsvc", f"_UID={uid}")
     finally:
         machine.shell("userdel -r eve", check=False)
     assert entry["MESSAGE"] == f"eve (uid {uid}) starts gemma3 instead of smollm2"

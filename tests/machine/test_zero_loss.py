@@ -132,7 +132,7 @@ def test_a_model_that_does_not_start_costs_no_request(machine, keys, kind, measu
         check_counted(machine, load, since)
         errors = [
             entry["MESSAGE"]
-            for entry in machine.journal(f"--since=@{begin:.0f}", "-u", "llama-server@broken", "-p", "3")
+            for entry in machine.journal(f"--since=@{begin:.6f}", "-u", "llama-server@broken", "-p", "3")
             if entry.get("_COMM") == "llmsvc"
         ]
         assert len(errors) == (0 if kind == "crash while loading" else 1), errors
