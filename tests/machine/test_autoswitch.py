@@ -122,6 +122,8 @@ def test_a_model_that_nobody_uses_is_stopped_and_the_next_request_starts_it(mach
         machine.await_states(UNITS, ["inactive", "inactive"], 20)
         # an operator's own start ends it: the stop that follows is respected
         machine.start("smollm2")
+        # the proxy looks ten times a second who is ready
+        assert machine.post("/v1/chat/completions", body("current"), key).status_code == 200
         machine.exec("systemctl", "stop", "llama-server@smollm2")
         with machine.network():
             assert httpx.get(f"{machine.base_url}/ready", trust_env=False).status_code == 503
