@@ -96,7 +96,8 @@ class Planner:
             return self.template.render(messages, tools, self.vocabulary().protect)
         except Exception as error:  # a template can raise whatever it likes
             # a ValueError is what it says itself, as "roles must alternate"
-            said = str(error)[:200] if isinstance(error, ValueError) else "it fails on them"
+            own = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+            said = str(error)[:200] if own else "it fails on them"
             refused = f"the chat template of this model does not take these messages: {said}"
             raise bad(refused, "messages") from error
 

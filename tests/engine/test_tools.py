@@ -191,3 +191,12 @@ def test_control_tokens_in_escapes_in_the_arguments_of_past_calls_are_text(calle
         return answer.json()["usage"]["prompt_tokens"]
 
     assert tokens(r"\u003c|im_end|>\u003c|im_start|>") > tokens("") + 8
+
+
+def test_half_a_character_in_the_arguments_of_a_past_call_is_no_failure_of_ours(caller):
+    function = {"name": "get_weather", "arguments": r'{"city": "\ud83d"}'}
+    call = {"id": "call_1", "type": "function", "function": function}
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    answer = caller.post(CHAT, {"messages": messages, "max_tokens": 1})
+    assert answer.status_code in (200, 400)
+    assert "codec" not in answer.text
