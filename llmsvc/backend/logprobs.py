@@ -45,18 +45,26 @@ def chat(entries: list[Entry]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def completion(entries: list[Entry], offset: int) -> dict[str, Any]:
-    """The `logprobs` of a choice of a raw completion.
+class Places:
+    """Where the tokens of one text begin, in characters; one that is spread over tokens counts with the last.
 
-    :param offset: the characters of text before the first token
+    :param offset: the characters before the first token
     """
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+        self._decode = codecs.getincrementaldecoder("utf-8")("ignore").decode
+
+    def next(self, token: bytes) -> int:
+        """The place of the next token."""
+        place = self._offset
+        self._offset += len(self._decode(token))
+        return place
+
+
+def completion(entries: list[Entry], places: Places) -> dict[str, Any]:
+    """The `logprobs` of a choice of a raw completion, or of the next piece of one."""
     tokens = [item.token.decode("utf-8", "replace") for item in entries]
-    offsets = []
-    decode = codecs.getincrementaldecoder("utf-8")("ignore").decode
-    for item in entries:
-        offsets.append(offset)
-        # a character may be spread over several tokens: it counts with the last
-        offset += len(decode(item.token))
     top = [
         None
         if item.logprob is None
@@ -68,7 +76,7 @@ def completion(entries: list[Entry], offset: int) -> dict[str, Any]:
     ]
     return {
         "tokens": tokens,
-        "text_offset": offsets,
+        "text_offset": [places.next(item.token) for item in entries],
         "token_logprobs": [item.logprob for item in entries],
         "top_logprobs": top,
     }

@@ -27,7 +27,7 @@ class Reply:
         self._id = f"{'chat' if chat else ''}cmpl-{secrets.token_hex(16)}"
         self._created = int(time.time())
         self._model = model
-        self._offset = offset
+        self._places = logprobs.Places(offset)
         self._calls = 0
 
     def begin(self) -> list[dict[str, Any]]:
@@ -36,9 +36,7 @@ class Reply:
 
     def content(self, text: str, entries: list[Entry]) -> dict[str, Any]:
         """A chunk of text."""
-        scores = self._logprobs(entries)
-        self._offset += len(text)
-        return self._chunk({"content": text} if self._chat else text, scores)
+        return self._chunk({"content": text} if self._chat else text, self._logprobs(entries))
 
     def call(self, call: Call) -> dict[str, Any]:
         """A chunk that is a function call."""
@@ -81,7 +79,7 @@ class Reply:
     def _logprobs(self, entries: list[Entry]) -> dict[str, Any] | None:
         if not self._with_logprobs:
             return None
-        return logprobs.chat(entries) if self._chat else logprobs.completion(entries, self._offset)
+        return logprobs.chat(entries) if self._chat else logprobs.completion(entries, self._places)
 
     def _call(self, call: Call) -> dict[str, Any]:
         made = secrets.token_hex(12)

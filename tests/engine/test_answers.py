@@ -287,8 +287,14 @@ def test_a_stop_text_ends_the_answer_before_it_also_when_it_is_spread_over_token
     free = smollm2.post("/v1/completions", body).json()["choices"][0]["text"]
     stop = free[6:12]
     expected = free[: free.index(stop)]
-    for stops in (stop, ["never", stop]):
-        whole = smollm2.post("/v1/completions", {**body, "stop": stops}).json()["choices"][0]
+    for stops in (stop, ["never", stop], ["never", stop, ", 9"]):
+        fields = {**body, "stop": stops, "logprobs": 0}
+        whole = smollm2.post("/v1/completions", fields).json()["choices"][0]
         assert (whole["text"], whole["finish_reason"]) == (expected, "stop")
-        chunks = smollm2.events(smollm2.post("/v1/completions", {**body, "stop": stops, "stream": True}))
-        assert "".join(chunk["choices"][0]["text"] for chunk in chunks[:-1]) == expected
+        chunks = smollm2.events(smollm2.post("/v1/completions", {**fields, "stream": True}))
+        pieces = [chunk["choices"][0] for chunk in chunks[:-1]]
+        assert "".join(piece["text"] for piece in pieces) == expected
+        # a piece of text that was held back does not move the tokens behind it
+        scores = [piece["logprobs"] for piece in pieces if piece["logprobs"]]
+        offsets = [place for score in scores for place in score["text_offset"]]
+        assert offsets == whole["logprobs"]["text_offset"]

@@ -50,4 +50,4 @@ def test_how_much_may_be_the_beginning_of_a_mark():
 
 def test_the_place_of_a_token_counts_characters_that_are_spread_over_several():
     entries = [Entry(token, -1.0, []) for token in (b"a", b"\xf0\x9f", b"\x8e\x89b", b"c")]
-    assert logprobs.completion(entries, 5)["text_offset"] == [5, 6, 6, 8]
+    assert logprobs.completion(entries, logprobs.Places(5))["text_offset"] == [5, 6, 6, 8]
