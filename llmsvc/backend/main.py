@@ -25,7 +25,9 @@ def main(name: str) -> int:
 
     def stop() -> None:
         log.send(f"{name}: stopped while it was loading")
-        paths.instance_loading(name).unlink(missing_ok=True)
+        # whatever stands there instead, we end
+        with contextlib.suppress(OSError):
+            paths.instance_loading(name).unlink()
         loading.exit_now(0)
 
     loading.on_sigterm(stop)
@@ -105,7 +107,8 @@ def _load(name: str, log: journal.Journal) -> Callable[[], None]:
 def _gpu_lost(name: str) -> Callable[[str], None]:
     """Leaves word that the GPU is lost, for instance-hook to alert with: the process is about to end."""
     file = paths.instance_gpu_lost(name)
-    file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        file.unlink()
 
     def lost(words: str) -> None:
         with contextlib.suppress(OSError):
