@@ -114,7 +114,9 @@ def test_a_mount_that_fails_gives_the_old_one_back(machine):
 
 
 def test_a_file_that_went_away_unseen_gives_the_old_model_back_and_one_that_came_unseen_is_refused(machine):
-    machine.exec("systemctl", "stop", "llmsvc-models.path")
+    machine.exec(
+        "systemctl", "stop", "llmsvc-models.path", "llmsvc-models.service", "llmsvc-models-reload.service"
+    )
     try:
         with model(machine, "bad"):
             machine.exec("rm", f"{MODELS}/bad.env")

@@ -111,7 +111,8 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_model_that_does_not_start_costs_no_request(machine, keys, kind, measured):
     machine.shell(
-        "systemctl stop llmsvc-models.path; cd /etc/llmsvc/models.d; cp smollm2.env broken.env; "
+        "systemctl stop llmsvc-models.path llmsvc-models.service llmsvc-models-reload.service; "
+        "cd /etc/llmsvc/models.d; cp smollm2.env broken.env; "
         'good=$(sed -n "s/^MODEL=//p" smollm2.env) dir=/var/lib/llmsvc/models; '
         f"{BROKEN[kind]}; [ ! -e broken.env ] || systemctl daemon-reload"
     )
