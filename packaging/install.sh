@@ -137,7 +137,7 @@ make_environment() {
     local from=$1 version content pip
     version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/llmsvc/__init__.py")
     content=$({ cat "$from/COMPLETE" && cd "$root" &&
-        find llmsvc installer units templates models pyproject.toml README.md -type f ! -name '*.pyc' -print0 |
+        find llmsvc installer units templates models docs pyproject.toml README.md -type f ! -name '*.pyc' -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-8)
     release=/opt/llmsvc/releases/$version-$content
     [ ! -e "$release/COMPLETE" ] || return 0
@@ -151,7 +151,7 @@ make_environment() {
     PATH=$work/build/bin:$PATH
     # built from a copy: the checkout may be read-only, and stays as it is
     mkdir "$work/source"
-    cp -R -- "$root"/{llmsvc,installer,units,templates,models,pyproject.toml,README.md,LICENSE} "$work/source/"
+    cp -R -- "$root"/{llmsvc,installer,units,templates,models,docs,pyproject.toml,README.md,LICENSE} "$work/source/"
     quietly "$work/log" pip wheel --no-index --no-build-isolation --no-deps -w "$work/wheel" "$work/source"
     "$python" -m venv --without-pip "$release"
     { pinned && echo llmsvc; } >"$work/names.txt"
