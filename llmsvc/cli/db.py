@@ -70,7 +70,7 @@ def _migrate(args: argparse.Namespace) -> Result:
 
 def _prune(args: argparse.Namespace) -> Result:
     from llmsvc.accounts import audit, retention
-    from llmsvc.cli.progress import ProgressLine
+    from llmsvc.library.progress import ProgressLine
 
     days = session.configuration().llama_ledger_retention_days
     if not days:

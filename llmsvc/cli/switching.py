@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from llmsvc.cli.output import clock, printable
-from llmsvc.cli.progress import ProgressLine
 from llmsvc.errors import DeniedError, Error
+from llmsvc.library.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmsvc.systemd.manager import StartError, State

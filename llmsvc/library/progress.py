@@ -1,4 +1,7 @@
-"""Shows how far a download is, from the bytes that have arrived on disk: the same for pip and for the hub."""
+"""Shows what goes on: one line, painted anew on a terminal, else a line now and then.
+
+Of a download it tells the bytes that have arrived on disk: the same for pip and for the hub.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,52 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
-_TERMINAL_SECONDS = 0.25
+_LOOK_SECONDS = 0.25
 _PLAIN_SECONDS = 10.0
+
+
+class ProgressLine:
+    """Writes to stderr; with `quiet`, nothing. Use it as a context, which clears the line at its end."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._shown = ("", "")
+        self._at = 0.0
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()
+
+    def show(self, step: str, detail: str = "") -> None:
+        """Says that `step` goes on; `detail` is what changes often, as `37 %`."""
+        if self._quiet or (step, detail) == self._shown:
+            return
+        line = f"{step}: {detail}" if detail else step
+        if self._terminal:
+            print(f"\r\x1b[K{line[:120]}", end="", file=sys.stderr, flush=True)
+        elif step != self._shown[0] or time.monotonic() - self._at >= _PLAIN_SECONDS:
+            print(line, file=sys.stderr, flush=True)
+            self._at = time.monotonic()
+        self._shown = (step, detail)
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if not self._quiet:
+            self.clear()
+            print(line, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Takes the line away."""
+        if self._terminal and self._shown[0]:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        self._shown = ("", "")
 
 
 @contextlib.contextmanager
@@ -30,20 +76,11 @@ def watch(directory: Path, what: str, total: int) -> Iterator[None]:
 
 
 def _report(directory: Path, what: str, total: int, done: threading.Event) -> None:
-    terminal = sys.stderr.isatty()
     started = time.monotonic()
-    if not terminal:
-        print(f"{what}: {size(total)}", file=sys.stderr, flush=True)
-    while not done.wait(_TERMINAL_SECONDS if terminal else _PLAIN_SECONDS):
-        line = f"{what}: {state(bytes_in(directory), total, time.monotonic() - started)}"
-        print(
-            f"\r\x1b[K{line[:120]}" if terminal else line,
-            end="" if terminal else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
-    if terminal:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    with ProgressLine() as line:
+        line.show(what, size(total))
+        while not done.wait(min(_LOOK_SECONDS, _PLAIN_SECONDS)):
+            line.show(what, state(bytes_in(directory), total, time.monotonic() - started))
 
 
 def state(arrived: int, total: int, seconds: float) -> str:

@@ -12,9 +12,9 @@ import pytest
 
 from llmsvc import paths
 from llmsvc.cli import main, session, switching
-from llmsvc.cli.progress import ProgressLine
 from llmsvc.errors import DeniedError
 from llmsvc.library import preflight
+from llmsvc.library.progress import ProgressLine
 from llmsvc.systemd import journal, manager, rollback
 from tests.unit.cli.states import state
 
