@@ -16,7 +16,8 @@ CHANNEL = "llama_keys"
 
 QUERY = """
 SELECT k.id AS key_id, k.digest, k.prefix, u.id AS user_id, u.username, u.role, u.hidden, u.rate_limit,
-       u.may_switch, k.expires_at
+       k.expires_at, u.may_switch, u.concurrent, u.tokens_per_minute, u.tokens_per_day, u.max_tokens,
+       u.weight, u.models, k.on_behalf_of
   FROM llama_api_keys k
   JOIN llama_users u ON u.id = k.user_id
  WHERE u.enabled
@@ -29,10 +30,13 @@ SELECT k.id AS key_id, k.digest, k.prefix, u.id AS user_id, u.username, u.role, 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key that may be used, and its user.
+    """A key that may be used, and its user. A limit of None is the default of config.env.
 
-    `rate_limit` (requests per window) is None for the default; with `may_switch` a request may start the
-    model that it names.
+    `rate_limit` is requests per window, `concurrent` requests at once, `max_tokens` the longest answer;
+    `tokens_per_minute` and `tokens_per_day` count those in and out. `weight` is the user's turns in the queue
+    for each one of a user with weight 1. `models` are the names that it may use, None for all; with
+    `may_switch` a request may start the one that it names. `on_behalf_of` is the header, in lower case, in
+    which a trusted front end says who is asking.
     """
 
     key_id: int
@@ -45,6 +49,17 @@ class KeyRecord:
     rate_limit: int | None
     expires_at: datetime.datetime | None
     may_switch: bool = False
+    concurrent: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    max_tokens: int | None = None
+    weight: int = 1
+    models: tuple[str, ...] | None = None
+    on_behalf_of: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.models is not None:  # a row's is a list, and so is that of JSON
+            object.__setattr__(self, "models", tuple(self.models))
 
 
 def load(connection: psycopg.Connection[Any]) -> list[KeyRecord]:

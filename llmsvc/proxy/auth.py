@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import datetime
 import hmac
 import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg.rows import class_row
@@ -148,35 +150,23 @@ class KeyDirectory:
             _log.log(level, "%s", problem)
 
 
-def _to_json(record: KeyRecord) -> list[object]:
-    return [
-        record.key_id,
-        base64.b64encode(record.digest).decode(),
-        record.prefix,
-        record.user_id,
-        record.username,
-        record.role,
-        record.hidden,
-        record.rate_limit,
-        None if record.expires_at is None else record.expires_at.isoformat(),
-        record.may_switch,
-    ]
+def _to_json(record: KeyRecord) -> dict[str, object]:
+    return dataclasses.asdict(record) | {
+        "digest": base64.b64encode(record.digest).decode(),
+        "expires_at": record.expires_at and record.expires_at.isoformat(),
+    }
 
 
-def _from_json(item: list[object]) -> KeyRecord:
-    # an older version wrote no may_switch
-    key_id, digest, prefix, user_id, username, role, hidden, rate_limit, expires_at, *more = item
+def _from_json(item: dict[str, Any]) -> KeyRecord:
+    """Another version may have written it: what is missing has its default, what is unknown is left out."""
+    known = {field.name: item[field.name] for field in dataclasses.fields(KeyRecord) if field.name in item}
+    expires_at = item["expires_at"]
     return KeyRecord(
-        key_id=int(str(key_id)),
-        digest=base64.b64decode(str(digest)),
-        prefix=str(prefix),
-        user_id=int(str(user_id)),
-        username=str(username),
-        role=str(role),
-        hidden=bool(hidden),
-        rate_limit=None if rate_limit is None else int(str(rate_limit)),
-        expires_at=None if expires_at is None else datetime.datetime.fromisoformat(str(expires_at)),
-        may_switch=bool(more and more[0]),
+        **known
+        | {
+            "digest": base64.b64decode(item["digest"]),
+            "expires_at": expires_at and datetime.datetime.fromisoformat(expires_at),
+        }
     )
 
 

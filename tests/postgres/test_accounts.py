@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from llmsvc.accounts import directory, keys, keystore, local, meta, users
@@ -29,6 +30,36 @@ def test_a_new_user_with_a_key_is_in_the_directory(connection):
     assert (record.role, record.rate_limit, record.hidden, record.expires_at) == ("admin", 7, False, None)
     assert record.user_id == users.get(connection, "alice").id
     assert users.get(connection, "alice").active_keys == 1
+
+
+def test_limits_rights_and_front_ends_are_in_the_directory(connection):
+    make(connection, "alice")
+    make(connection, "bob")
+    connection.execute(
+        "UPDATE llama_users SET concurrent = 2, tokens_per_minute = 3, tokens_per_day = 10000000000,"
+        " max_tokens = 4, weight = 5, models = '{b,a}' WHERE username = 'bob'"
+    )
+    connection.execute(
+        "UPDATE llama_api_keys SET on_behalf_of = 'x-user' WHERE prefix IN (SELECT prefix"
+        " FROM llama_api_keys k JOIN llama_users u ON u.id = user_id WHERE username = 'bob')"
+    )
+    alice, bob = sorted(directory.load(connection), key=lambda record: record.username)
+    assert (alice.concurrent, alice.tokens_per_minute, alice.tokens_per_day, alice.max_tokens) == (None,) * 4
+    assert (alice.weight, alice.models, alice.on_behalf_of) == (1, None, None)
+    assert (bob.concurrent, bob.tokens_per_minute, bob.tokens_per_day, bob.max_tokens) == (2, 3, 10**10, 4)
+    assert (bob.weight, bob.models, bob.on_behalf_of) == (5, ("b", "a"), "x-user")
+    assert len({alice, bob}) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["concurrent = 0", "tokens_per_minute = 0", "tokens_per_day = 0", "max_tokens = 0", "weight = 0",
+     "weight = 101", "models = '{}'", "models = '{a,NULL}'"],
+)  # fmt: skip
+def test_the_database_takes_no_limit_that_makes_no_sense(connection, change):
+    make(connection, "alice")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute(f"UPDATE llama_users SET {change}".encode())
 
 
 def test_the_directory_has_only_what_may_be_used(connection):
@@ -153,6 +184,8 @@ def test_every_change_notifies_the_proxy_but_a_last_use_does_not(database, conne
             lambda: users.set_enabled(connection, "bob", False),
             lambda: keystore.revoke(connection, "bob/key-1"),
             lambda: connection.execute("UPDATE llama_users SET rate_limit = 5"),
+            lambda: connection.execute("UPDATE llama_users SET models = '{a}'"),
+            lambda: connection.execute("UPDATE llama_api_keys SET on_behalf_of = 'x-user'"),
             lambda: connection.execute("UPDATE llama_api_keys SET expires_at = now()"),
             lambda: connection.execute("DELETE FROM llama_api_keys"),
         ):
