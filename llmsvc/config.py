@@ -56,6 +56,33 @@ CONFIG: tuple[env.Setting, ...] = (
         "seconds",
     ),
     env.Setting(
+        "LLAMA_PROXY_CONCURRENT",
+        env.integer(0, 100000),
+        "0",
+        "Requests that one user may have open at once, waiting or running; more get 429. 0: no limit.",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_TOKENS_PER_MINUTE",
+        env.integer(0, 10**9),
+        "0",
+        "Tokens, of prompts and answers, that one user may use within 60 s; more get 429. 0: no limit.",
+        "tokens",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_TOKENS_PER_DAY",
+        env.integer(0, 10**12),
+        "0",
+        "Tokens, of prompts and answers, that one user may use within 24 hours; more get 429. 0: no limit.",
+        "tokens",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_END_USERS",
+        env.integer(1, 1000000),
+        "1000",
+        "People a day whom one trusted front end (llmsvc key add --on-behalf-of) may name; each has the "
+        "limits of the front end's user for itself. More count as that user.",
+    ),
+    env.Setting(
         "LLAMA_PROXY_QUEUE_PER_USER",
         env.integer(1, 100000),
         "64",
@@ -108,6 +135,21 @@ CONFIG: tuple[env.Setting, ...] = (
         "4096",
         "Tokens that an answer may have where the client does not say max_tokens.",
         "tokens",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_MAX_TOKENS_LIMIT",
+        env.integer(0, 10000000),
+        "0",
+        "Tokens that an answer may have at most; a larger max_tokens becomes this. 0: no limit.",
+        "tokens",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_MAX_SECONDS",
+        env.integer(1, 86400),
+        "600",
+        "Time on the model that a request may take while others wait; then it ends with "
+        "finish_reason 'length'.",
+        "seconds",
     ),
     env.Setting(
         "LLAMA_PROXY_OTHER_MODEL",
@@ -192,6 +234,10 @@ class Config:
     llama_proxy_port: int
     llama_proxy_rate_limit: int
     llama_proxy_rate_window_seconds: int
+    llama_proxy_concurrent: int
+    llama_proxy_tokens_per_minute: int
+    llama_proxy_tokens_per_day: int
+    llama_proxy_end_users: int
     llama_proxy_queue_per_user: int
     llama_proxy_queue_total: int
     llama_proxy_queue_seconds: int
@@ -200,6 +246,8 @@ class Config:
     llama_proxy_max_body_bytes: int
     llama_proxy_body_seconds: int
     llama_proxy_max_tokens: int
+    llama_proxy_max_tokens_limit: int
+    llama_proxy_max_seconds: int
     llama_proxy_other_model: str
     llama_proxy_autoswitch: bool
     llama_proxy_switch_seconds: int

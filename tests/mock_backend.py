@@ -33,6 +33,7 @@ class Mock:
         self.running: dict[str, asyncio.Task[Any]] = {}
         self.finished: OrderedDict[str, dict[str, int]] = OrderedDict()
         self.stopping = False
+        self.finishing: set[str] = set()
         self.seen = {"requests": 0, "peak": 0, "cancelled": 0, "bodies": []}
         self.served: list[str] = []
 
@@ -44,6 +45,9 @@ class Mock:
             await answer(send, 200, {**self.seen, "running": sorted(self.running), "served": self.served})
         elif path.startswith("/cancel/"):
             await self.cancel(path.removeprefix("/cancel/"), send)
+        elif path.startswith("/finish/"):
+            self.finishing.add(path.removeprefix("/finish/"))
+            await answer(send, 200, {})
         else:
             body = b""
             more = True
@@ -83,10 +87,12 @@ class Mock:
             await answer(send, 200, usage)
 
     async def model(self, scope, body: dict[str, Any], receive, send) -> None:
-        request_id = dict(scope["headers"]).get(b"x-request-id", b"none").decode()
+        headers = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"none").decode()
+        budget = int(headers.get(b"x-token-budget", b"1000000"))
         self.seen["requests"] += 1
         self.seen["bodies"] = [*self.seen["bodies"][-99:], body]
-        work = asyncio.ensure_future(self.generate(request_id, scope["path"], body, send))
+        work = asyncio.ensure_future(self.generate(request_id, scope["path"], body, send, budget))
         self.running[request_id] = work
         busy = sum(not task.done() for task in self.running.values())
         self.seen["peak"] = max(self.seen["peak"], busy)
@@ -107,12 +113,12 @@ class Mock:
         for task in self.running.values():
             task.cancel()
 
-    async def generate(self, request_id: str, path: str, body: dict[str, Any], send) -> None:
+    async def generate(self, request_id: str, path: str, body: dict[str, Any], send, budget: int) -> None:
         usage = {"prompt_tokens": prompt_tokens(body), "completion_tokens": 0}
         try:
             async with self.free:
                 self.served.append(body.get("user", ""))
-                await self._generate(path, body, send, usage)
+                await self._generate(request_id, path, body, send, usage, budget)
         except asyncio.CancelledError:
             if not self.stopping:
                 raise
@@ -129,8 +135,15 @@ class Mock:
             while len(self.finished) > 100:
                 self.finished.popitem(last=False)
 
-    async def _generate(self, path: str, body: dict[str, Any], send, usage: dict[str, int]) -> None:
+    async def _generate(
+        self, request_id: str, path: str, body: dict[str, Any], send, usage: dict[str, int], budget: int
+    ) -> None:
         steer = body.get("mock", {})
+        if usage["prompt_tokens"] >= budget:
+            total = {**usage, "total_tokens": usage["prompt_tokens"]}
+            refused = error(429, "the prompt is larger than the budget", "token_budget_exceeded")
+            await answer(send, 429, {**refused, "usage": total})
+            return
         if "status" in steer:
             await answer(send, steer["status"], error(steer["status"], "the mock was told to fail"))
             return
@@ -138,6 +151,8 @@ class Mock:
             os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.sleep(steer.get("silent", 0))
         count = min(steer.get("tokens", self.tokens), body.get("max_tokens") or 10**9)
+        count = min(count, budget - usage["prompt_tokens"])
+        reason = "stop"
         delay = steer.get("delay", self.delay)
         stream = body.get("stream") is True
         kind = "chat.completion" if path.startswith("/v1/chat") else "text_completion"
@@ -146,6 +161,9 @@ class Mock:
         for number in range(count):
             if delay:
                 await asyncio.sleep(delay)
+            if request_id in self.finishing:
+                reason = "length"
+                break
             if steer.get("cut") == number:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
@@ -162,7 +180,7 @@ class Mock:
         if stream:
             if not count:
                 await start(send, 200, stream=True)
-            choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
+            choice = {"index": 0, "delta": {}, "finish_reason": reason}
             await event(send, {**base, "object": kind + ".chunk", "choices": [choice]})
             await event(send, {**base, "object": kind + ".chunk", "choices": [], "usage": total})
             await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
@@ -175,7 +193,7 @@ class Mock:
             await answer(send, 200, {"object": "list", "data": data, "model": self.name, "usage": total})
         else:
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "text": text}
-            choices = [{**choice, "finish_reason": "stop"}]
+            choices = [{**choice, "finish_reason": reason}]
             await answer(send, 200, {**base, "object": kind, "choices": choices, "usage": total})
 
 

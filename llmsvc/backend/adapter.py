@@ -16,7 +16,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from llmsvc.backend import answers, bodies, bounded
+from llmsvc.backend import answers, bodies, bounded, budget
 from llmsvc.backend.answers import Message, Receive, Scope, Send
 from llmsvc.backend.bodies import Request
 from llmsvc.backend.completion import Task
@@ -88,17 +88,22 @@ class Adapter:
     async def _route(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         method, path = scope["method"], scope["path"]
         cancels = path.removeprefix("/cancel/") if path.startswith("/cancel/") else None
-        known = path in self._model_routes or path in self._extras or cancels
+        finishes = path.removeprefix("/finish/") if path.startswith("/finish/") else None
+        known = path in self._model_routes or path in self._extras or cancels or finishes
         if path == "/health" and method in ("GET", "HEAD"):
             await answers.send_json(send, 200, self.health(), request_id)
         elif method != "POST" and (known or path == "/health"):
             raise ApiError(405, f"{path} does not answer {method}", code="method_not_allowed")
         elif cancels:
             await answers.send_json(send, 200, await self._cancel(cancels), request_id)
+        elif finishes:
+            self._job(finishes).finishing = True
+            await answers.send_json(send, 200, {}, request_id)
         elif path in self._model_routes:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
             request = self._model_routes[path](body, self._engine.model)
-            await self._generate(request, request_id, receive, send)
+            job = self.jobs.add(request_id, budget.of(_header(scope, b"x-token-budget")))
+            await self._generate(request, job, receive, send)
         elif path in self._extras:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
             await answers.send_json(send, 200, await self._extras[path](body), request_id)
@@ -127,13 +132,18 @@ class Adapter:
         }
 
     async def _cancel(self, request_id: str) -> dict[str, int]:
-        job = self.jobs.find(request_id)
-        if job is None:
-            raise ApiError(404, "there is no request of this id", code="request_not_found")
+        job = self._job(request_id)
         job.cancel("cancel")
         await job.done.wait()
         usage = job.usage()
         return {key: usage[key] for key in ("prompt_tokens", "completion_tokens")}
+
+    def _job(self, request_id: str) -> Job:
+        """:raises ApiError: 404"""
+        job = self.jobs.find(request_id)
+        if job is None:
+            raise ApiError(404, "there is no request of this id", code="request_not_found")
+        return job
 
     async def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"tokens": await asyncio.to_thread(self._engine.tokenize, bodies.text(body))}
@@ -145,8 +155,7 @@ class Adapter:
         tokens = bodies.tokens(body, self._engine.model)
         return {"text": await asyncio.to_thread(self._engine.detokenize, tokens)}
 
-    async def _generate(self, request: Request, request_id: str, receive: Receive, send: Send) -> None:
-        job = self.jobs.add(request_id)
+    async def _generate(self, request: Request, job: Job, receive: Receive, send: Send) -> None:
         events: Events = asyncio.Queue()
         producer = asyncio.create_task(self._produce(job, request, events))
         leaving = asyncio.create_task(_cancel_when_left(receive, job))
@@ -166,6 +175,7 @@ class Adapter:
         problem: ApiError | None = None
         try:
             job.task = await self._prepared(request, job)
+            budget.check(job)
             async with self._turn(job):
                 self._engine.begin(job)
                 try:
@@ -267,8 +277,10 @@ async def _cancel_when_left(receive: Receive, job: Job) -> None:
     job.cancel("left")
 
 
+def _header(scope: Scope, wanted: bytes) -> str:
+    return next((value for name, value in scope["headers"] if name == wanted), b"").decode("latin-1")
+
+
 def _request_id(scope: Scope) -> str:
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode(
-        "latin-1"
-    )
+    given = _header(scope, b"x-request-id")
     return given if _REQUEST_ID.match(given) else str(uuid.uuid4())

@@ -173,6 +173,8 @@ def _tokens(task: Task, job: Job, source: Source, given: dict[str, Any]) -> Iter
     job.prompt_tokens = len(task.prompt)
     job.check()
     most = source.n_ctx - len(task.prompt)
+    if job.budget is not None:
+        most = min(most, job.budget - len(task.prompt))
     if 0 < (wanted := given.get("max_tokens") or 0) < most:
         most = wanted
     if given.get("seed") is not None:
@@ -191,7 +193,7 @@ def _tokens(task: Task, job: Job, source: Source, given: dict[str, Any]) -> Iter
             job.first_token = job.last_token
         job.completion_tokens += 1
         yield token
-        if job.completion_tokens >= most:
+        if job.finishing or job.completion_tokens >= most:
             return
 
 

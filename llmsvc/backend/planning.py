@@ -45,7 +45,8 @@ class Planner:
         :raises ApiError: 400, too long, refused by the template, or not to be held to its form
         """
         if request.inputs is not None:
-            return Inputs(self._batches(request.inputs), request.base64)
+            batches, tokens = self._batches(request.inputs)
+            return Inputs(batches, request.base64, tokens)
         stops = list(request.stops)
         if request.messages is None:
             self._check([request.prompt, request.suffix or ""])
@@ -119,10 +120,10 @@ class Planner:
             else self.tokenize(text.encode(), False, False)
         )
 
-    def _batches(self, inputs: list[str]) -> list[list[str]]:
-        """The texts parted into what the model can read at once; llama_cpp would cut longer ones."""
+    def _batches(self, inputs: list[str]) -> tuple[list[list[str]], int]:
+        """The texts parted into what the model can read at once, or it would cut them; their tokens."""
         batches: list[list[str]] = []
-        room = 0
+        room = tokens = 0
         for index, text in enumerate(inputs):
             self._check([text], self.n_batch + 1)
             if (count := len(self.tokenize(text.encode(), True, False))) > self.n_batch:
@@ -134,7 +135,8 @@ class Planner:
                 room = self.n_batch
             batches[-1].append(text)
             room -= count
-        return batches
+            tokens += count
+        return batches, tokens
 
     def _check(self, texts: Iterable[str], limit: int | None = None) -> None:
         """Refuses what is too long whatever its tokens are: making tokens of megabytes takes seconds."""

@@ -6,6 +6,7 @@ from llmsvc.systemd.journal import Journal
 
 FIELDS = {
     "username": "LLM_USER",
+    "end_user": "LLM_END_USER",
     "model": "LLM_MODEL",
     "status_code": "LLM_STATUS",
     "state": "LLM_STATE",
@@ -29,7 +30,10 @@ def write(journal: Journal, row: Row) -> None:
     :param row: columns of llama_requests; a missing user is one that showed no valid key
     """
     status = row["status_code"]
-    message = f"{row.get('username') or '-'} {row['path']} {status} {row['duration_ms']} ms"
+    user = row.get("username") or "-"
+    if row.get("end_user"):
+        user = f"{user}/{row['end_user']}"
+    message = f"{user} {row['path']} {status} {row['duration_ms']} ms"
     if row.get("model"):
         message += f", {row['model']}"
     if row.get("prompt_tokens") is not None:

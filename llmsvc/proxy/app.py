@@ -14,8 +14,9 @@ from llmsvc.accounts.directory import KeyRecord
 from llmsvc.proxy import access
 from llmsvc.proxy.client import Client
 from llmsvc.proxy.errors import ApiError, Headers, model_not_found
-from llmsvc.proxy.exchange import Exchange, Services
+from llmsvc.proxy.exchange import Exchange
 from llmsvc.proxy.ledger import new_request_id
+from llmsvc.proxy.services import Services
 from llmsvc.proxy.tally import client_address
 
 MODEL_PATHS = frozenset(
@@ -104,13 +105,15 @@ def routes(services: Services) -> FastAPI:
             access.write(services.journal, row)
             raise
 
-    def limits(record: KeyRecord) -> dict[str, str]:
-        return {} if record.hidden else _texts(services.window.headers(record.user_id, record.rate_limit))
+    def limits(record: KeyRecord, request: Request) -> dict[str, str]:
+        return _texts(services.limits.headers(services.participants.of(record, request.scope["headers"])))
 
     def models(record: KeyRecord) -> list[dict[str, Any]]:
         loaded, coming = services.switcher.loaded, services.upstream.coming
+        allowed = record.models
         if loaded is not None:
             known = [_model(name, loaded.created, loaded.context) for name in (loaded.name, "current")]
+            known = known if allowed is None or loaded.name in allowed else []
         else:
             known = [_model(name, started, None) for name in ([coming] if coming else []) + ["current"]]
         names = [model["id"] for model in known]
@@ -129,7 +132,7 @@ def routes(services: Services) -> FastAPI:
     @app.get("/v1/models")
     async def list_models(request: Request) -> JSONResponse:
         record = authenticate(request)
-        return JSONResponse({"object": "list", "data": models(record)}, headers=limits(record))
+        return JSONResponse({"object": "list", "data": models(record)}, headers=limits(record, request))
 
     @app.get("/v1/models/{model_id}")
     async def show_model(request: Request, model_id: str) -> JSONResponse:
@@ -137,8 +140,8 @@ def routes(services: Services) -> FastAPI:
         known = models(record)
         found = next((model for model in known if model["id"] == model_id), None)
         if found is None:
-            raise model_not_found(model_id, known[0]["id"])
-        return JSONResponse(found, headers=limits(record))
+            raise model_not_found(model_id, known[0]["id"] if known else "another one")
+        return JSONResponse(found, headers=limits(record, request))
 
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: ApiError) -> Response:

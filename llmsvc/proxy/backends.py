@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import os
@@ -26,6 +27,14 @@ _MOST_LOADING = 1000
 
 class StoppingError(Exception):
     """The backend ended a request because it is being stopped and has waited long enough."""
+
+
+class BudgetError(Exception):
+    """The prompt alone takes more tokens than the request may; `usage` tells how many."""
+
+    def __init__(self, usage: Usage) -> None:
+        super().__init__()
+        self.usage = usage
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,12 +127,17 @@ class Backend:
         """Whether a request for this model name is for this backend."""
         return named(model, self.name, self.file)
 
-    async def post(self, path: str, body: bytes, request_id: str) -> aiohttp.ClientResponse:
+    async def post(
+        self, path: str, body: bytes, request_id: str, budget: int | None = None
+    ) -> aiohttp.ClientResponse:
         """Sends a request and returns the answer as soon as its headers are there.
 
+        :param budget: tokens that prompt and answer may take together
         :raises LOST: the backend went away
         """
         headers = {"content-type": "application/json", "x-request-id": request_id}
+        if budget is not None:
+            headers["x-token-budget"] = str(budget)
         return await self._session.post(_url(path), data=body, headers=headers)
 
     async def cancel(self, request_id: str) -> Usage | None:
@@ -134,6 +148,13 @@ class Backend:
                 return Usage.of(await response.json()) if response.status == 200 else None
         except (*LOST, ValueError):
             return None
+
+    async def finish(self, request_id: str) -> None:
+        """Asks it to end an answer with what it has, as if that had reached its `max_tokens`."""
+        timeout = aiohttp.ClientTimeout(total=_CANCEL_SECONDS)
+        with contextlib.suppress(*LOST):
+            async with self._session.post(_url(f"/finish/{request_id}"), timeout=timeout):
+                pass
 
     async def close(self) -> None:
         """Closes all connections to it."""
@@ -146,7 +167,9 @@ def _known_url(path: str) -> yarl.URL:
 
 
 def _url(path: str) -> yarl.URL:
-    return yarl.URL(f"http://backend{path}") if path.startswith("/cancel/") else _known_url(path)
+    return (
+        yarl.URL(f"http://backend{path}") if path.startswith(("/cancel/", "/finish/")) else _known_url(path)
+    )
 
 
 def ready_instances(instances: Path) -> tuple[list[tuple[int, str, int]], Loading | None]:

@@ -19,6 +19,18 @@ class ClientGoneError(Exception):
     """The client closed the connection before its request was complete."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long an answer may be, in tokens.
+
+    :param default: where the client does not say
+    :param most: whatever the client says; 0 for no such bound
+    """
+
+    default: int
+    most: int
+
+
 @dataclasses.dataclass(slots=True)
 class Body:
     """A request body. Its parsed JSON, up to 25 times as large as `raw`, is not kept while it waits.
@@ -26,26 +38,39 @@ class Body:
     :param model: the model that the client names
     :param stream: whether the answer is to be streamed
     :param wants_usage: whether the client asked for the usage chunk of a stream
-    :param bounded: whether it says how many tokens the answer may have
+    :param max_tokens: how many tokens the client allows the answer; 0 or less for all that fit
     """
 
     raw: bytes
     model: str | None
     stream: bool
     wants_usage: bool
-    bounded: bool
+    max_tokens: object
 
-    def outgoing(self, path: str, model: str, max_tokens: int) -> bytes:
-        """The body for the backend: with the model's real name, and a bound on the answer if it has none.
+    def answer_tokens(self, bounds: Bounds) -> int | None:
+        """How many tokens the answer may have; None for as many as fit, or what is no number."""
+        if self.max_tokens is None:
+            return min(bounds.default, bounds.most or bounds.default)
+        # true is an int in Python, too; the backend says what is wrong with it
+        if type(self.max_tokens) is not int:
+            return None
+        if self.max_tokens <= 0 or 0 < bounds.most < self.max_tokens:
+            return bounds.most or None
+        return self.max_tokens
 
-        :param max_tokens: the bound
-        """
+    def outgoing(self, path: str, model: str, bounds: Bounds) -> bytes:
+        """The body for the backend: with the model's real name, and the answer within its bounds."""
         changes: dict[str, object] = {}
         if self.model != model:
             changes["model"] = model
-        if path in COMPLETIONS and not self.bounded:
-            changes["max_tokens"] = max_tokens
-        return json.dumps({**json.loads(self.raw), **changes}).encode() if changes else self.raw
+        if path in COMPLETIONS and (tokens := self.answer_tokens(bounds)) not in (None, self.max_tokens):
+            changes["max_tokens"] = tokens
+        if not changes:
+            return self.raw
+        parsed = {**json.loads(self.raw), **changes}
+        if "max_tokens" in changes:
+            parsed.pop("max_completion_tokens", None)
+        return json.dumps(parsed).encode()
 
 
 async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -97,5 +122,9 @@ def parse(raw: bytes) -> Body:
         model=parsed.get("model"),
         stream=parsed.get("stream") is True,
         wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        bounded=(parsed.get("max_tokens"), parsed.get("max_completion_tokens")) != (None, None),
+        max_tokens=_first(parsed.get("max_completion_tokens"), parsed.get("max_tokens")),
     )
+
+
+def _first(*values: object) -> object:
+    return next((value for value in values if value is not None), None)

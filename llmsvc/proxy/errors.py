@@ -94,6 +94,17 @@ def switched_away(wanted: str, loaded: str) -> ApiError:
     )
 
 
+def model_not_allowed(model: str) -> ApiError:
+    """403: the user may not use the model that is loaded, or that the request names."""
+    return ApiError(
+        403,
+        f"You may not use the model {model!r}.",
+        code="model_not_allowed",
+        param="model",
+        state="rejected_model",
+    )
+
+
 def crashes_model() -> ApiError:
     """400: this request crashed the model more than once."""
     return ApiError(
@@ -121,6 +132,7 @@ def upstream_lost() -> ApiError:
 
 
 CLIENT_GONE = ApiError(499, "client closed the connection", state="client_gone")
+CANCELLED = ApiError(403, "The request was cancelled.", code="request_cancelled", state="cancelled")
 KEY_REVOKED = ApiError(401, "This API key is no longer valid.", code="invalid_api_key", state="cancelled")
 STOPPING = unavailable("The proxy restarts; send the request again.", "restarting", retry_after=1)
 BODY_TIMEOUT = bad_request("The request body did not arrive in time.", status=408, code="body_timeout")

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import aiohttp
 from starlette.types import Receive, Scope, Send
 
 from llmsvc.accounts.directory import KeyRecord
-from llmsvc.config import Config
 from llmsvc.proxy import access, body
-from llmsvc.proxy.auth import KeyDirectory
-from llmsvc.proxy.backends import LOST, Backend, StoppingError
+from llmsvc.proxy.backends import LOST, Backend, BudgetError, StoppingError
+from llmsvc.proxy.budget import Budget
 from llmsvc.proxy.client import Client
 from llmsvc.proxy.errors import (
     BODY_TIMEOUT,
@@ -25,21 +24,19 @@ from llmsvc.proxy.errors import (
     STOPPING,
     ApiError,
     Headers,
+    model_not_allowed,
     model_not_found,
     switched_away,
     upstream_lost,
 )
-from llmsvc.proxy.fair_queue import FairQueue
-from llmsvc.proxy.ledger import Ledger, new_request_id
-from llmsvc.proxy.limits import Window
-from llmsvc.proxy.poison import Case, Poison
+from llmsvc.proxy.fair_queue import Waiter
+from llmsvc.proxy.ledger import new_request_id
+from llmsvc.proxy.participants import Participant
+from llmsvc.proxy.poison import Case
 from llmsvc.proxy.relay import relay
-from llmsvc.proxy.status import Speed
-from llmsvc.proxy.switcher import Switcher
+from llmsvc.proxy.services import Services
 from llmsvc.proxy.tally import Tally, client_address
 from llmsvc.proxy.unloaded import Unloaded
-from llmsvc.proxy.upstream import Upstream
-from llmsvc.systemd.journal import Journal
 
 _log = logging.getLogger(__name__)
 
@@ -50,27 +47,11 @@ _SILENCE_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 5.0
 # most answers are there before it would pay to watch for a client that leaves
 _WATCH_AFTER_SECONDS = 0.05
+_GIVE_WAY_SECONDS = 0.5
 
 
 BUFFER_ANSWER = "llmsvc.buffer_answer"
 """In the scope: a function that lets the connection buffer a whole answer; for those who have shown a key."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Services:
-    """What all requests share."""
-
-    config: Config
-    journal: Journal
-    keys: KeyDirectory
-    window: Window
-    queue: FairQueue
-    upstream: Upstream
-    switcher: Switcher
-    poison: Poison
-    speed: Speed
-    ledger: Ledger
-    running: set[Exchange]
 
 
 class Exchange:
@@ -79,19 +60,24 @@ class Exchange:
     def __init__(
         self, services: Services, record: KeyRecord, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        self.record = record
+        self.who = Participant(str(record.user_id), record)
         self._services = services
         self._scope = scope
         self._receive = receive
         self._path: str = scope["path"]
         self._id = new_request_id()
         self._client = Client(send, self._headers)
-        self._tally = Tally(self._id, record, client_address(scope), self._path)
+        self._tally = Tally(self._id, self.who, client_address(scope), self._path)
         self._task: asyncio.Task[Any] | None = None
         self._reason: ApiError | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._helpers: list[asyncio.Task[None]] = []
+        self._entered = False
         self._place: float | None = None
+        self._waiter: Waiter | None = None
+        self._budget: Budget | None = None
+        self._turn_since = 0.0
+        self._time_is_up: asyncio.TimerHandle | None = None
         self._body: body.Body | None = None
         self._backend: Backend | None = None
         self._response: aiohttp.ClientResponse | None = None
@@ -135,6 +121,8 @@ class Exchange:
                 await self._fail(error)
         finally:
             self._leave_backend()
+            if self._entered:
+                self._services.limits.leave(self.who)
             self._services.running.discard(self)
             row = self._tally.row(self._client.bytes)
             self._services.ledger.end(self._id, row)
@@ -142,10 +130,10 @@ class Exchange:
 
     async def _admit(self) -> None:
         """Everything that can be refused before queueing."""
-        services, record = self._services, self.record
-        config = services.config
-        if not record.hidden:
-            self._place = services.window.take(record.user_id, record.rate_limit)
+        services, config = self._services, self._services.config
+        self.who = self._tally.who = services.participants.of(self.who.record, self._scope["headers"])
+        self._place = services.limits.enter(self.who)
+        self._entered = self._place is not None
         loop = asyncio.get_running_loop()
         timer = loop.call_later(config.llama_proxy_body_seconds, self.abort, BODY_TIMEOUT)
         self._timers.append(timer)
@@ -154,13 +142,17 @@ class Exchange:
         self._tally.request_bytes = len(raw)
         self._body = body.parse(raw)
         self._case = Case(services.poison, self._path, raw)
-        self._wants = services.switcher.wanted(record, self._body.model)
+        answer = self._body.answer_tokens(self._bounds) if self._path in body.COMPLETIONS else 0
+        self._budget = Budget(services.limits, self.who, len(raw), answer, self._context)
+        self._wants = services.switcher.wanted(self.who.record, self._body.model)
+        if self._wants is not None:
+            self._check_allowed(self._wants)
         if services.switcher.loaded is not None:
             self._check_model(services.switcher.loaded)
         if services.queue.backend is not None:
             self._case.check(services.queue.backend.name)
         self._expected = services.upstream.expects(self._body.model)
-        services.queue.check(record.user_id)
+        services.queue.check(self.who)
         services.ledger.accept(self._id, self._tally.row(open_state="proxy_killed"))
         self._timers.append(loop.call_later(_WATCH_AFTER_SECONDS, self._help, self._watch_client))
         if self._body.stream:
@@ -170,11 +162,17 @@ class Exchange:
         assert self._body is not None
         if self._wants is not None:
             return  # it waits until that one is loaded
+        self._check_allowed(backend.name)
         model = self._body.model
         if not backend.answers_to(model) and self._services.config.llama_proxy_other_model == "refuse":
             if self._expected is not None:
                 raise switched_away(self._expected, backend.name)
             raise model_not_found(str(model), backend.name)
+
+    def _check_allowed(self, model: str) -> None:
+        allowed = self.who.record.models
+        if allowed is not None and model not in allowed:
+            raise model_not_allowed(model)
 
     async def _take_turns(self) -> None:
         """Waits for a turn and lets the backend answer; again, if it went away before the first byte."""
@@ -205,28 +203,44 @@ class Exchange:
         raise upstream_lost()
 
     async def _turn(self, *, first: bool) -> Backend:
+        assert self._budget is not None
         queue = self._services.queue
         since, outages = time.monotonic(), queue.outage_seconds()
-        deadline = since + self._services.config.llama_proxy_queue_seconds - self._tally.queued
+        self._waiter = Waiter(
+            self.who,
+            str(self._id),
+            since + self._services.config.llama_proxy_queue_seconds - self._tally.queued,
+            wants=self._wants,
+            may_start=self._budget.may_start if self._budget.limited else None,
+            first=first,
+            held=self._held,
+        )
         try:
-            return await queue.acquire(
-                self.record.user_id,
-                deadline,
-                first=first,
-                held=self._held,
-                wants=self._wants,
-                name=self.record.username,
-            )
+            return await queue.acquire(self._waiter)
         finally:
-            self._tally.queued += time.monotonic() - since
+            self._turn_since = time.monotonic()
+            self._tally.queued += self._turn_since - since
             self._held += queue.outage_seconds() - outages
+
+    def _context(self) -> int | None:
+        backend = self._services.queue.backend
+        return backend.context if backend else None
+
+    @property
+    def _bounds(self) -> body.Bounds:
+        config = self._services.config
+        most = self.who.record.max_tokens or config.llama_proxy_max_tokens_limit
+        return body.Bounds(config.llama_proxy_max_tokens, most)
 
     async def _forward(self, backend: Backend, case: Case) -> None:
         assert self._body is not None
-        data = self._body.outgoing(self._path, backend.name, self._services.config.llama_proxy_max_tokens)
+        assert self._budget is not None
+        tokens = self._budget.take()
+        data = self._body.outgoing(self._path, backend.name, self._bounds)
         case.sent()
         self._at_backend, sent = True, time.monotonic()
-        response = self._response = await backend.post(self._path, data, str(self._id))
+        self._give_way_after(self._services.config.llama_proxy_max_seconds, backend)
+        response = self._response = await backend.post(self._path, data, str(self._id), tokens)
 
         def free(answered: bool) -> None:
             tokens = self._tally.usage.completion_tokens
@@ -236,7 +250,22 @@ class Exchange:
                 case.succeeded(backend.name)
             self._leave_backend()
 
-        await relay(response, self._client, self._tally, free, keep_usage=self._body.wants_usage)
+        try:
+            await relay(response, self._client, self._tally, free, keep_usage=self._body.wants_usage)
+        except BudgetError as error:
+            raise self._budget.too_small(error.usage) from None
+
+    def _give_way(self, backend: Backend) -> None:
+        """It had its time on the model: as soon as somebody else waits, its answer ends."""
+        if self._backend is not backend:
+            return
+        if self._services.queue.others_wait(self.who):
+            self._help(partial(backend.finish, str(self._id)))
+        else:
+            self._give_way_after(_GIVE_WAY_SECONDS, backend)
+
+    def _give_way_after(self, seconds: float, backend: Backend) -> None:
+        self._time_is_up = asyncio.get_running_loop().call_later(seconds, self._give_way, backend)
 
     async def _fail(self, error: ApiError) -> None:
         """Frees the model and tells the client, who may be slow to hear it."""
@@ -244,7 +273,7 @@ class Exchange:
         told = None
         if error is CLIENT_GONE:
             if self._place is not None and not self._at_backend:
-                self._services.window.give_back(self.record.user_id, self._place)
+                self._services.limits.give_back(self.who, self._place)
         else:
             told = asyncio.ensure_future(self._client.fail(error))
         if self._at_backend and self._backend is not None:
@@ -263,10 +292,14 @@ class Exchange:
         response, self._response = self._response, None
         backend, self._backend = self._backend, None
         self._at_backend = False
+        if self._time_is_up is not None:
+            self._time_is_up.cancel()
+        if self._budget is not None:
+            self._budget.settle(self._tally.usage)
         if response is not None:
             response.close() if not response.content.at_eof() else response.release()
         if backend is not None:
-            self._services.queue.release(backend)
+            self._services.queue.release(backend, self.who, time.monotonic() - self._turn_since)
 
     def _help(self, work: Any) -> None:
         coroutine: Coroutine[Any, Any, None] = work()
@@ -286,9 +319,9 @@ class Exchange:
             await asyncio.sleep(_SILENCE_SECONDS - silence)
 
     def _headers(self) -> Headers:
-        headers = [(b"x-request-id", str(self._id).encode())]
-        if not self.record.hidden:
-            headers += self._services.window.headers(self.record.user_id, self.record.rate_limit)
+        headers = [(b"x-request-id", str(self._id).encode()), *self._services.limits.headers(self.who)]
+        if self._waiter is not None and self._waiter.position:
+            headers.append((b"x-queue-position", b"%d" % self._waiter.position))
         return headers
 
 

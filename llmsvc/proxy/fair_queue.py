@@ -1,47 +1,75 @@
-"""The fair queue in front of the model: round robin over users, first come first served within one.
+"""The fair queue in front of the model: turns by weight over participants, within one as they came.
 
-Somebody with 50 waiting requests delays the single request of another by at most one of them. A request may
-want one model alone: then it waits until that one is loaded, and lets those behind it pass.
+With equal weights that is round robin: somebody with 50 waiting requests delays the single request of another
+by at most one of them. Who has fewer requests running, for the weight, comes first; of equal ones whose turn
+comes by start-time fair queueing (Goyal, Vin, Cheng 1996). A request may want one model alone: then it waits
+until that one is loaded, and lets those behind it pass.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 
 from llmsvc.proxy.backends import Backend, Loading
 from llmsvc.proxy.errors import ApiError, unavailable
+from llmsvc.proxy.participants import Participant
 
 _SWEEP_SECONDS = 0.25
 # below the 300 s after which many clients and front ends give up
 _MOST_HELD_SECONDS = 290.0
 _MOVING_SECONDS = 30.0
+_SHARE_OF_THE_LAST = 0.1
+_MOST_TAGS = 1000
 
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Waiter:
-    """A request that waits.
+    """A request that waits, or is about to.
 
-    :param name: the user's name
+    :param request_id: names it to those who look at the queue
+    :param deadline: time of the clock at which waiting ends
     :param wants: the one model that it is for, None for whatever is loaded
+    :param may_start: whether nothing else keeps it from the model, asked whenever its turn comes
+    :param first: before all others; for a request that had its turn and lost its backend
+    :param held: seconds for which it has been held in earlier outages
     """
 
-    user: Hashable
-    name: str
-    wants: str | None
-    turn: asyncio.Future[Backend]
-    since: float
+    who: Participant
+    request_id: str
     deadline: float
-    held_from: float
+    wants: str | None = None
+    may_start: Callable[[], bool] | None = None
+    first: bool = False
+    held: float = 0.0
+    since: float = 0.0
+    """Set by the queue, as is what follows."""
+    held_from: float = 0.0
+    position: int = 0
+    """Its place as it began to wait, 1 for the next; 0 where it had not to."""
+    turn: asyncio.Future[Backend] | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class _Line:
+    """The waiting requests of one participant.
+
+    :param tag: when its first request's turn comes, in virtual time
+    """
+
+    weight: int
+    tag: float
+    waiters: deque[Waiter]
 
 
 class FairQueue:
     """Hands out the slots of the backend that is ready; while none is, everybody is held.
 
-    :param per_user: requests of one user that may wait
+    :param per_user: requests of one participant that may wait
     :param total: requests that may wait in all
     :param hold_seconds: longest wait for a backend to become ready; longer while a load moves, but not if 0
     """
@@ -70,7 +98,14 @@ class FairQueue:
         self._without_backend_since = self._clock()
         self._outages = 0.0
         self._moved = -_MOVING_SECONDS
-        self._users: OrderedDict[Hashable, deque[Waiter]] = OrderedDict()
+        self._lines: dict[str, _Line] = {}
+        self._running: Counter[str] = Counter()
+        self._time = 0.0
+        """Virtual time: the tag of the last turn."""
+        self._tags: dict[str, float] = {}
+        """The tags of those who have no line now, where they still matter."""
+        self._seconds: float | None = None
+        """How long a request had its slot of late, on average."""
 
     def set_backend(self, backend: Backend | None) -> None:
         """From now on turns are for this backend. What runs on the one before is not touched."""
@@ -98,8 +133,31 @@ class FairQueue:
 
     def waiters(self) -> Iterator[Waiter]:
         """All that wait."""
-        for queue in self._users.values():
-            yield from queue
+        for line in self._lines.values():
+            yield from line.waiters
+
+    def turns(self) -> list[Waiter]:
+        """All that wait, in the order in which their turns come as things are now."""
+        tagged = [
+            (not waiter.first, line.tag + place / line.weight, number, waiter)
+            for number, line in enumerate(self._lines.values())
+            for place, waiter in enumerate(line.waiters)
+        ]
+        return [waiter for *_, waiter in sorted(tagged, key=lambda found: found[:3])]
+
+    def others_wait(self, who: Participant) -> bool:
+        """Whether anybody but this participant waits."""
+        return len(self._lines) > (who.key in self._lines)
+
+    def running_of(self, who: Participant) -> int:
+        """How many requests of this participant have a slot."""
+        return self._running[who.key]
+
+    def expected_seconds(self, position: int) -> float | None:
+        """How long the wait at this place takes, if requests last as of late; None if that is not known."""
+        if self._seconds is None or self.backend is None:
+            return None
+        return round(self._seconds * position / self.backend.slots, 1)
 
     def refuse(self, model: str, error: ApiError) -> None:
         """Ends the waits of those who want this model and no other."""
@@ -116,12 +174,13 @@ class FairQueue:
         """How long there was no backend, all in all."""
         return self._outages + (0.0 if self.backend else self._clock() - self._without_backend_since)
 
-    def check(self, user: Hashable) -> None:
-        """:raises ApiError: 429 or 503, the queue has no room for one more request of this user"""
+    def check(self, who: Participant) -> None:
+        """:raises ApiError: 429 or 503, the queue has no room for one more request of this participant"""
         backend = self.backend
         if not self.waiting and backend is not None and backend.running < backend.slots:
             return
-        if len(self._users.get(user, ())) >= self.per_user:
+        line = self._lines.get(who.key)
+        if line is not None and len(line.waiters) >= self.per_user:
             raise ApiError(
                 429,
                 f"You have {self.per_user} requests waiting already; wait for some of them.",
@@ -133,38 +192,24 @@ class FairQueue:
         if self.waiting >= self.total:
             raise unavailable("Too many requests are waiting.", "queue_full", state="rejected_queue")
 
-    async def acquire(
-        self,
-        user: Hashable,
-        deadline: float,
-        *,
-        first: bool = False,
-        held: float = 0.0,
-        wants: str | None = None,
-        name: str = "",
-    ) -> Backend:
-        """Waits for this user's turn and takes a slot of the backend, to be given back with release().
+    async def acquire(self, waiter: Waiter) -> Backend:
+        """Waits for a request's turn and takes a slot of the backend, to be given back with release().
 
-        :param deadline: time of the clock at which waiting ends
-        :param first: before all others; for a request that had its turn and lost its backend
-        :param held: seconds for which the request has been held in earlier outages
-        :param wants: the one model that the request is for
-        :param name: the user's name, for people who read why a model was switched
-        :raises ApiError: 503, the deadline passed, or no backend became ready in time
+        :raises ApiError: 503, the deadline passed, or no backend became ready in time; or what may_start says
         """
-        backend = self.backend
-        if not self.waiting and backend is not None and self._may_have(backend, wants):
-            backend.running += 1
+        backend, key = self.backend, waiter.who.key
+        free = backend is not None and not self.waiting and self._may_have(backend, waiter.wants)
+        if backend is not None and free and (waiter.may_start is None or waiter.may_start()):
+            self._take(backend, key, self._tag(key), waiter.who.record.weight)
             return backend
-        turn = asyncio.get_running_loop().create_future()
-        now = self._clock()
-        waiter = Waiter(user, name, wants, turn, now, deadline, self.outage_seconds() - held)
-        queue = self._users.setdefault(user, deque())
-        if first:
-            queue.appendleft(waiter)
-            self._users.move_to_end(user, last=False)
-        else:
-            queue.append(waiter)
+        waiter.turn = asyncio.get_running_loop().create_future()
+        waiter.since = self._clock()
+        waiter.held_from = self.outage_seconds() - waiter.held
+        waiter.position = self._place(waiter)
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(waiter.who.record.weight, self._tag(key), deque())
+        line.waiters.appendleft(waiter) if waiter.first else line.waiters.append(waiter)
         self.waiting += 1
         self._dispatch()
         self._tell(waiter)
@@ -174,14 +219,23 @@ class FairQueue:
             if waiter.turn.done() and not waiter.turn.cancelled():
                 # the turn and the cancel came in the same moment
                 if waiter.turn.exception() is None:
-                    self.release(waiter.turn.result())
+                    self.release(waiter.turn.result(), waiter.who)
             else:
                 self._remove(waiter)
             raise
 
-    def release(self, backend: Backend) -> None:
-        """Gives a slot back."""
+    def release(self, backend: Backend, who: Participant, seconds: float | None = None) -> None:
+        """Gives a slot back.
+
+        :param seconds: how long the request had it
+        """
         backend.running -= 1
+        self._running[who.key] -= 1
+        if not self._running[who.key]:
+            del self._running[who.key]
+        if seconds is not None:
+            average = seconds if self._seconds is None else self._seconds
+            self._seconds = average + (seconds - average) * _SHARE_OF_THE_LAST
         self._used = self._clock()
         self._dispatch()
         if self.leaving is not None:
@@ -216,32 +270,66 @@ class FairQueue:
     def _dispatch(self) -> None:
         backend = self.backend
         while backend is not None and (waiter := self._next(backend)) is not None:
+            line = self._lines[waiter.who.key]
+            tag = line.tag
+            line.tag += 1 / line.weight
             self._remove(waiter)
-            if waiter.user in self._users:
-                self._users.move_to_end(waiter.user)
-            if not waiter.turn.done():
-                backend.running += 1
+            if waiter.turn is not None and not waiter.turn.done():
+                self._take(backend, waiter.who.key, tag, line.weight)
                 waiter.turn.set_result(backend)
 
     def _next(self, backend: Backend) -> Waiter | None:
+        """The request whose turn it is on a free slot."""
         if not self._may_have(backend, None):
             return None
-        fits = (None, backend.name)
-        return next((waiter for waiter in self.waiters() if waiter.wants in fits), None)
+        best: Waiter | None = None
+        best_rank: tuple[bool, float, float] | None = None
+        for key, line in self._lines.items():
+            waiter = line.waiters[0]
+            if waiter.wants is not None and waiter.wants != backend.name:
+                found = next((other for other in line.waiters if other.wants in (None, backend.name)), None)
+                if found is None:
+                    continue
+                waiter = found
+            rank = (not waiter.first, self._running[key] / line.weight, line.tag)
+            if (best_rank is None or rank < best_rank) and (waiter.may_start is None or waiter.may_start()):
+                best, best_rank = waiter, rank
+        return best
+
+    def _take(self, backend: Backend, key: str, tag: float, weight: int) -> None:
+        backend.running += 1
+        self._running[key] += 1
+        self._time = max(self._time, tag)
+        if key not in self._lines:
+            self._tags[key] = tag + 1 / weight
+            if len(self._tags) > _MOST_TAGS:
+                self._tags = {other: later for other, later in self._tags.items() if later > self._time}
+
+    def _tag(self, key: str) -> float:
+        return max(self._time, self._tags.pop(key, 0.0))
+
+    def _place(self, waiter: Waiter) -> int:
+        """Where a new request comes: behind its participant's own, and what is fair of the others'."""
+        own = self._lines.get(waiter.who.key)
+        turns = 1 if waiter.first or own is None else len(own.waiters) + 1
+        rounds = turns / waiter.who.record.weight
+        others = (line for line in self._lines.values() if line is not own)
+        return turns + sum(min(len(line.waiters), math.floor(rounds * line.weight)) for line in others)
 
     def _end(self, waiter: Waiter, error: ApiError) -> None:
         self._remove(waiter)
-        if not waiter.turn.done():
+        if waiter.turn is not None and not waiter.turn.done():
             waiter.turn.set_exception(error)
 
     def _remove(self, waiter: Waiter) -> None:
-        queue = self._users.get(waiter.user)
-        if queue is not None and waiter in queue:
-            queue.remove(waiter)
+        line = self._lines.get(waiter.who.key)
+        if line is not None and waiter in line.waiters:
+            line.waiters.remove(waiter)
             self.waiting -= 1
             self._used = self._clock()
-            if not queue:
-                del self._users[waiter.user]
+            if not line.waiters:
+                del self._lines[waiter.who.key]
+                self._tags[waiter.who.key] = line.tag
             self._tell(waiter)
 
     def _tell(self, waiter: Waiter) -> None:

@@ -16,14 +16,16 @@ from llmsvc.errors import UnavailableError
 from llmsvc.proxy.alerts import Alerts
 from llmsvc.proxy.auth import KeyDirectory
 from llmsvc.proxy.errors import KEY_REVOKED
-from llmsvc.proxy.exchange import Exchange, Services
+from llmsvc.proxy.exchange import Exchange
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.incidents import Incidents
 from llmsvc.proxy.installed import Installed
 from llmsvc.proxy.ledger import Ledger
-from llmsvc.proxy.limits import Window
+from llmsvc.proxy.limits import Limits
+from llmsvc.proxy.participants import Participants
 from llmsvc.proxy.poison import Poison
 from llmsvc.proxy.server import Server
+from llmsvc.proxy.services import Services
 from llmsvc.proxy.starting import Systemd
 from llmsvc.proxy.status import Speed, Status
 from llmsvc.proxy.switcher import Manager, Switcher
@@ -80,7 +82,7 @@ def run(
 
     def cut(removed: frozenset[int]) -> None:
         for exchange in list(running):
-            if exchange.record.key_id in removed:
+            if exchange.who.record.key_id in removed:
                 exchange.abort(KEY_REVOKED)
 
     async def serve() -> int:
@@ -97,7 +99,8 @@ def run(
             config=settings,
             journal=log,
             keys=KeyDirectory(pepper, conninfo, places.state / "keys.json", cut),
-            window=Window(settings.llama_proxy_rate_limit, settings.llama_proxy_rate_window_seconds),
+            participants=Participants(settings.llama_proxy_end_users),
+            limits=Limits(settings),
             queue=queue,
             upstream=Upstream(places.instances, queue, incidents, poison),
             switcher=Switcher(
@@ -115,7 +118,7 @@ def run(
         )
         status = Status(services.keys, queue, services.upstream, services.ledger, services.speed, memory)
         alerts = Alerts(services.keys, services.ledger)
-        server = Server(services, status, alerts, places.state / "windows.json", places.status)
+        server = Server(services, status, alerts, places.state / "limits.json", places.status)
         await server.serve(sockets)
         return 1 if server.failed else 0
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import aiohttp
 
 from llmsvc.proxy import sse
-from llmsvc.proxy.backends import StoppingError
+from llmsvc.proxy.backends import BudgetError, StoppingError, Usage
 from llmsvc.proxy.client import Client
 from llmsvc.proxy.tally import Tally
 
@@ -28,6 +28,7 @@ async def relay(
     :param free: called once the model is done with the request, which may be before the client has it all;
         told whether this was no failure of the model
     :param keep_usage: the client asked for the usage chunk of a stream
+    :raises BudgetError: the prompt alone takes more tokens than the request may
     :raises StoppingError: the backend is being stopped, and the client has no byte of the answer yet
     :raises LOST: the backend went away
     """
@@ -43,6 +44,8 @@ async def _whole(
     answer = await response.read()
     if response.status == 503 and sse.says_stopping(_parsed(answer)):
         raise StoppingError
+    if response.status == 429 and sse.error_code(_parsed(answer)) == "token_budget_exceeded":
+        raise BudgetError(sse.usage_of_answer(answer) or Usage())
     tally.first_token = time.monotonic()
     tally.usage = sse.usage_of_answer(answer) or tally.usage
     free(response.status < 500)

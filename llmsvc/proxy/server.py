@@ -27,7 +27,8 @@ from llmsvc.proxy import limits
 from llmsvc.proxy.alerts import Alerts
 from llmsvc.proxy.app import Application
 from llmsvc.proxy.errors import STOPPING
-from llmsvc.proxy.exchange import BUFFER_ANSWER, Services
+from llmsvc.proxy.exchange import BUFFER_ANSWER
+from llmsvc.proxy.services import Services
 from llmsvc.proxy.status import Status, keep
 from llmsvc.systemd import notify
 from llmsvc.systemd.manager import SOCKET
@@ -78,12 +79,12 @@ class _Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """Serves until SIGTERM.
 
-    :param window_file: keeps the windows of the rate limits over a restart
+    :param limits_file: keeps the windows of the limits over a restart
     :param status_file: tells what we do
     """
 
     def __init__(
-        self, services: Services, status: Status, alerts: Alerts, window_file: Path, status_file: Path
+        self, services: Services, status: Status, alerts: Alerts, limits_file: Path, status_file: Path
     ) -> None:
         # it would tell of every step of our stop
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -106,7 +107,7 @@ class Server(uvicorn.Server):
         self._services = services
         self._status = status
         self._alerts = alerts
-        self._window_file = window_file
+        self._limits_file = limits_file
         self._status_file = status_file
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -114,7 +115,7 @@ class Server(uvicorn.Server):
         """Knows keys and backend before the first request is taken; does not insist on PostgreSQL."""
         services = self._services
         services.keys.load_snapshot()
-        limits.load(services.window, self._window_file)
+        limits.load(services.limits, self._limits_file)
         self._start(services.keys.run())
         await services.upstream.scan()
         self._start(services.upstream.run())
@@ -131,7 +132,7 @@ class Server(uvicorn.Server):
         self._start(self._report())
         self._start(keep(self._status, self._status_file))
         self._start(self._alerts.run())
-        self._start(self._save_windows())
+        self._start(self._save_limits())
         seconds = notify.watchdog_seconds()
         if seconds is not None:
             self._start(_watchdog(seconds))
@@ -182,7 +183,7 @@ class Server(uvicorn.Server):
 
     async def _stop(self) -> None:
         await _end(self._tasks)
-        limits.save(self._services.window.dump(), self._window_file)
+        limits.save(self._services.limits.dump(), self._limits_file)
         await self._services.ledger.close()
         await self._services.upstream.close()
 
@@ -211,11 +212,11 @@ class Server(uvicorn.Server):
                 await asyncio.to_thread(notify.status, last)
             await asyncio.sleep(_STATUS_SECONDS)
 
-    async def _save_windows(self) -> None:
+    async def _save_limits(self) -> None:
         while True:
             await asyncio.sleep(_SAVE_SECONDS)
-            dump = self._services.window.dump()
-            await asyncio.to_thread(limits.save, dump, self._window_file)
+            dump = self._services.limits.dump()
+            await asyncio.to_thread(limits.save, dump, self._limits_file)
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:

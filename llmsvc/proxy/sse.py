@@ -72,8 +72,13 @@ def _split(data: bytes) -> list[bytes]:
 
 def says_stopping(answer: object) -> bool:
     """Whether an error is the backend's, that it ends this request because it is being stopped."""
+    return error_code(answer) == "model_stopping"
+
+
+def error_code(answer: object) -> object:
+    """The code of the error that an answer is; None where it is none."""
     error = answer.get("error") if isinstance(answer, dict) else None
-    return isinstance(error, dict) and error.get("code") == "model_stopping"
+    return error.get("code") if isinstance(error, dict) else None
 
 
 def usage_of_answer(body: bytes) -> Usage | None:

@@ -105,7 +105,8 @@ class Switcher:
 
     def choices(self, record: KeyRecord) -> list[str]:
         """The models to which this key's requests may switch."""
-        return self._installed.names() if self._enabled and record.may_switch else []
+        names = self._installed.names() if self._enabled and record.may_switch else []
+        return [name for name in names if record.models is None or name in record.models]
 
     def since(self, model: str) -> int:
         """When the settings of a model were last changed, Unix time."""
@@ -171,15 +172,21 @@ class Switcher:
 
     async def _switch(self, backend: Backend, waiter: Waiter) -> None:
         model = str(waiter.wants)
-        waiting = Counter(other.name for other in self._queue.waiters() if other.wants == backend.name)
+        waiting = Counter(
+            other.who.record.username for other in self._queue.waiters() if other.wants == backend.name
+        )
         told = ", ".join(f"{count} of {user}" for user, count in sorted(waiting.items()))
         self._journal.send(
-            f"{waiter.name}'s request for {model} replaces {backend.name}"
+            f"{waiter.who.record.username}'s request for {model} replaces {backend.name}"
             + (f" (still waiting for {backend.name}: {told})" if told else ""),
-            fields={"LLM_USER": waiter.name, "LLM_MODEL": model, "LLM_REPLACED_MODEL": backend.name},
+            fields={
+                "LLM_USER": waiter.who.record.username,
+                "LLM_MODEL": model,
+                "LLM_REPLACED_MODEL": backend.name,
+            },
         )
         self._rounds.tried(self._clock())
-        outcome = await self._start(model, waiter.name, backend.name)
+        outcome = await self._start(model, waiter.who.record.username, backend.name)
         if outcome is _Outcome.READY:
             await self._until(lambda found: found is not None and found.name != backend.name)
         self._queue.leave(None)
@@ -195,10 +202,10 @@ class Switcher:
         if self._queue.loading is not None:
             return _GIVE_WAY_SECONDS
         model = waiter.wants or unloaded.name
-        outcome = await self._start(model, waiter.name, None)
+        outcome = await self._start(model, waiter.who.record.username, None)
         if outcome is _Outcome.READY:
-            fields = {"LLM_USER": waiter.name, "LLM_MODEL": model}
-            self._journal.send(f"{waiter.name}'s request started {model}", fields=fields)
+            fields = {"LLM_USER": waiter.who.record.username, "LLM_MODEL": model}
+            self._journal.send(f"{waiter.who.record.username}'s request started {model}", fields=fields)
             await self._until(lambda found: found is not None)
         elif outcome is _Outcome.BUSY:
             await asyncio.sleep(_GIVE_WAY_SECONDS)

@@ -9,9 +9,9 @@ import uuid
 
 from starlette.types import Scope
 
-from llmsvc.accounts.directory import KeyRecord
 from llmsvc.proxy.access import Row
 from llmsvc.proxy.backends import Usage
+from llmsvc.proxy.participants import Participant
 
 
 @dataclasses.dataclass(slots=True)
@@ -22,7 +22,7 @@ class Tally:
     """
 
     request_id: uuid.UUID
-    record: KeyRecord
+    who: Participant
     client: str | None
     path: str
     created: datetime.datetime = dataclasses.field(
@@ -53,9 +53,10 @@ class Tally:
         first = None if self.first_token is None else _milliseconds(self.first_token - self.start)
         return {
             "request_id": str(self.request_id),
-            "username": self.record.username,
-            "user_id": self.record.user_id,
-            "key_id": self.record.key_id,
+            "username": self.who.record.username,
+            "user_id": self.who.record.user_id,
+            "key_id": self.who.record.key_id,
+            "end_user": self.who.end_user,
             "client_addr": self.client,
             "path": self.path,
             "model": self.model,

@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 import aiohttp
 
 from llmsvc import config, env
-from llmsvc.accounts.directory import KeyRecord
 from llmsvc.errors import CanceledError, ConflictError, Error
 from llmsvc.proxy.backends import Backend
 from llmsvc.proxy.fair_queue import FairQueue
@@ -20,6 +19,7 @@ from llmsvc.proxy.installed import Installed
 from llmsvc.proxy.switcher import Switcher
 from llmsvc.proxy.unloaded import Memory
 from llmsvc.systemd.journal import Journal
+from tests.unit.proxy import people
 
 T = TypeVar("T")
 
@@ -72,11 +72,6 @@ class Entries(Journal):
 
     def send(self, message: str, priority: int = 6, fields: Mapping[str, object] | None = None) -> None:
         self.entries.append({"MESSAGE": message, "PRIORITY": priority, **(fields or {})})
-
-
-def record(user: str, *, may_switch: bool = True) -> KeyRecord:
-    number = sum(user.encode())
-    return KeyRecord(number, b"", "", number, user, "user", False, None, None, may_switch)
 
 
 @dataclasses.dataclass
@@ -162,13 +157,13 @@ class World:
         self, user: str, model: str | None = None, seconds: float = 1.0, *, may_switch: bool = True
     ) -> str:
         """One request from admission to its answer; returns the model that answered."""
-        wants = self.switcher.wanted(record(user, may_switch=may_switch), model)
-        backend = await self.queue.acquire(user, self.clock() + 1e6, wants=wants, name=user)
+        wants = self.switcher.wanted(people.record(user, may_switch=may_switch), model)
+        backend = await self.queue.acquire(people.waiter(user, deadline=self.clock() + 1e6, wants=wants))
         try:
             assert wants in (None, backend.name)
             await asyncio.sleep(seconds)
         finally:
-            self.queue.release(backend)
+            self.queue.release(backend, people.person(user))
         return backend.name
 
     def ask(self, *arguments: Any, **more: Any) -> asyncio.Task[str]:

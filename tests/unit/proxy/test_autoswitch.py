@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from llmsvc.errors import CanceledError, ConflictError
 from llmsvc.proxy.errors import ApiError
 from llmsvc.systemd.manager import StartError
-from tests.unit.proxy.on_demand import World, in_world, record, run
+from tests.unit.proxy.on_demand import World, in_world, run
+from tests.unit.proxy.people import record
 
 ON = {"LLAMA_PROXY_AUTOSWITCH": 1, "LLAMA_PROXY_SWITCH_SECONDS": 10}
 Test = Callable[[World], Awaitable[None]]
@@ -124,13 +125,13 @@ def test_the_right_the_setting_and_the_model_are_needed(tmp_path: Path) -> None:
         w.ready("a")
         wanted = w.switcher.wanted
         enabled = w.config.llama_proxy_autoswitch
-        assert wanted(record("alice"), "b") == ("b" if enabled else None)
-        assert wanted(record("alice"), "b-q4.gguf") == ("b" if enabled else None)
-        assert wanted(record("alice"), "a-q4.gguf") == ("a" if enabled else None)
+        assert wanted(record("alice", may_switch=True), "b") == ("b" if enabled else None)
+        assert wanted(record("alice", may_switch=True), "b-q4.gguf") == ("b" if enabled else None)
+        assert wanted(record("alice", may_switch=True), "a-q4.gguf") == ("a" if enabled else None)
         assert wanted(record("alice", may_switch=False), "b") is None
         for model in (None, "", "current", "nosuch", "../a", "A", "nosuch.gguf"):
-            assert wanted(record("alice"), model) is None
-        assert w.switcher.choices(record("alice")) == (["a", "b", "c"] if enabled else [])
+            assert wanted(record("alice", may_switch=True), model) is None
+        assert w.switcher.choices(record("alice", may_switch=True)) == (["a", "b", "c"] if enabled else [])
         assert w.switcher.choices(record("alice", may_switch=False)) == []
 
     in_world(tmp_path, test, **ON)

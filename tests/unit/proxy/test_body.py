@@ -12,6 +12,7 @@ from llmsvc.proxy import body
 from llmsvc.proxy.errors import ApiError
 
 CHAT = "/v1/chat/completions"
+BOUNDS = body.Bounds(default=7, most=0)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -23,13 +24,13 @@ JSON = st.recursive(
 @given(extra=st.dictionaries(st.text().filter(lambda k: k not in ("model", "max_tokens")), JSON, max_size=4))
 def test_all_but_model_and_bound_passes_unchanged(extra: dict[str, object]) -> None:
     extra.pop("max_completion_tokens", None)
-    out = body.parse(json.dumps({**extra, "model": "current"}).encode()).outgoing(CHAT, "m", 7)
+    out = body.parse(json.dumps({**extra, "model": "current"}).encode()).outgoing(CHAT, "m", BOUNDS)
     assert json.loads(out) == {**extra, "model": "m", "max_tokens": 7}
 
 
 def test_body_that_needs_no_change_passes_byte_for_byte() -> None:
     raw = b'{ "model":"m",\n "max_tokens": 5 }'
-    assert body.parse(raw).outgoing(CHAT, "m", 7) is raw
+    assert body.parse(raw).outgoing(CHAT, "m", BOUNDS) is raw
 
 
 @pytest.mark.parametrize(
@@ -43,8 +44,39 @@ def test_body_that_needs_no_change_passes_byte_for_byte() -> None:
     ],
 )
 def test_answers_without_a_bound_get_one(path: str, sent: dict[str, object], bound: int | None) -> None:
-    out = json.loads(body.parse(json.dumps(sent).encode()).outgoing(path, "m", 7))
+    out = json.loads(body.parse(json.dumps(sent).encode()).outgoing(path, "m", BOUNDS))
     assert out.get("max_tokens") == bound
+
+
+@pytest.mark.parametrize(
+    ("sent", "max_tokens"),
+    [
+        ({}, 5),
+        ({"max_tokens": 3}, 3),
+        ({"max_tokens": 6}, 5),
+        ({"max_completion_tokens": 6}, 5),
+        ({"max_completion_tokens": 3, "max_tokens": 9}, 9),
+        ({"max_tokens": 0}, 5),
+        ({"max_tokens": -1}, 5),
+        ({"max_tokens": 10**30}, 5),
+        # the backend says what is wrong with these
+        ({"max_tokens": True}, True),
+        ({"max_tokens": 6.0}, 6.0),
+        ({"max_tokens": "6"}, "6"),
+    ],
+)
+def test_no_answer_is_longer_than_the_limit(sent: dict[str, object], max_tokens: object) -> None:
+    parsed = body.parse(json.dumps(sent).encode())
+    out = json.loads(parsed.outgoing(CHAT, "m", body.Bounds(default=7, most=5)))
+    assert out["max_tokens"] == max_tokens
+    if max_tokens == 5:
+        assert "max_completion_tokens" not in out
+
+
+def test_without_a_limit_an_answer_may_take_what_fits() -> None:
+    parsed = body.parse(b'{"max_tokens": -1}')
+    assert parsed.answer_tokens(BOUNDS) is None
+    assert json.loads(parsed.outgoing(CHAT, "m", BOUNDS))["max_tokens"] == -1
 
 
 def test_deeply_nested_body_is_refused_not_a_crash() -> None:

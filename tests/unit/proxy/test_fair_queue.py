@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+import inspect
+import itertools
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import aiohttp
@@ -14,6 +15,9 @@ from llmsvc.proxy import fair_queue
 from llmsvc.proxy.backends import Backend, Loading
 from llmsvc.proxy.errors import ApiError
 from llmsvc.proxy.fair_queue import FairQueue
+from tests.unit.proxy import people
+from tests.unit.proxy.on_demand import run
+from tests.unit.proxy.people import person
 
 
 def backend(slots: int = 1) -> Backend:
@@ -22,16 +26,30 @@ def backend(slots: int = 1) -> Backend:
     return made
 
 
-@pytest.fixture
-async def queue() -> AsyncIterator[FairQueue]:
-    queue = FairQueue(per_user=3, total=5, hold_seconds=0.3)
-    sweeper = asyncio.create_task(queue.sweep())
-    yield queue
-    sweeper.cancel()
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def in_a_queue(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Runs a test with a queue in virtual time: none waits, none depends on how fast the machine is."""
+
+    async def begin(fixtures: dict[str, Any]) -> None:
+        queue = FairQueue(per_user=3, total=5, hold_seconds=0.3, clock=now)
+        sweeper = asyncio.create_task(queue.sweep())
+        await test(queue, **fixtures)
+        sweeper.cancel()
+
+    def wrapped(**fixtures: Any) -> None:
+        run(begin(fixtures))
+
+    wrapped.__name__ = test.__name__
+    parameters = list(inspect.signature(test).parameters.values())[1:]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return wrapped
 
 
 def waiter(queue: FairQueue, user: str, **more: Any) -> asyncio.Task[Backend]:
-    return asyncio.create_task(queue.acquire(user, more.pop("deadline", time.monotonic() + 60), **more))
+    return asyncio.create_task(queue.acquire(people.waiter(user, **{"deadline": now() + 60, **more})))
 
 
 async def settle() -> None:
@@ -39,34 +57,38 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+@in_a_queue
 async def test_turns_go_round_the_users_and_in_order_within_one(queue: FairQueue) -> None:
     model = backend()
     queue.set_backend(model)
     await waiter(queue, "running")
-    order: list[str] = []
+    order = ["running"]
     for name in ("a1", "a2", "a3", "b1", "c1"):
         task = waiter(queue, name[0])
         task.add_done_callback(lambda _, name=name: order.append(name))
         await settle()
+    assert [turn.who.name for turn in queue.turns()] == ["a", "b", "c", "a", "a"]
     for _ in range(5):
-        queue.release(model)
+        queue.release(model, person(order[-1].rstrip("123")))
         await settle()
-    assert order == ["a1", "b1", "c1", "a2", "a3"]
+    assert order == ["running", "a1", "b1", "c1", "a2", "a3"]
     assert queue.waiting == 0
 
 
+@in_a_queue
 async def test_no_more_than_the_slots_run_at_once(queue: FairQueue) -> None:
     model = backend(slots=2)
     queue.set_backend(model)
     tasks = [waiter(queue, "a") for _ in range(3)]
     await settle()
     assert [task.done() for task in tasks] == [True, True, False]
-    queue.release(model)
+    queue.release(model, person("a"))
     await settle()
     assert tasks[2].done()
     assert model.running == 2
 
 
+@in_a_queue
 async def test_one_that_lost_its_backend_comes_first(queue: FairQueue) -> None:
     order: list[str] = []
     for name, first in (("a1", False), ("a2", False), ("b1", True)):
@@ -77,18 +99,20 @@ async def test_one_that_lost_its_backend_comes_first(queue: FairQueue) -> None:
     assert order == ["b1", "a1", "a2"]
 
 
+@in_a_queue
 async def test_one_that_leaves_gives_its_place_up_at_once(queue: FairQueue) -> None:
     tasks = [waiter(queue, "a") for _ in range(3)]
     await settle()
     with pytest.raises(ApiError) as caught:
-        queue.check("a")
+        queue.check(person("a"))
     assert caught.value.status == 429
     tasks[1].cancel()
     await settle()
-    queue.check("a")
+    queue.check(person("a"))
     assert queue.waiting == 2
 
 
+@in_a_queue
 async def test_slot_is_not_lost_if_turn_and_cancel_come_together(queue: FairQueue) -> None:
     model = backend()
     task = waiter(queue, "a")
@@ -100,24 +124,27 @@ async def test_slot_is_not_lost_if_turn_and_cancel_come_together(queue: FairQueu
     assert model.running == 0
 
 
+@in_a_queue
 async def test_queue_is_bounded_in_total(queue: FairQueue) -> None:
     tasks = [waiter(queue, user) for user in ("a", "a", "b", "b", "c")]
     await settle()
     with pytest.raises(ApiError) as caught:
-        queue.check("d")
+        queue.check(person("d"))
     assert caught.value.status == 503
     for task in tasks:
         task.cancel()
 
 
+@in_a_queue
 async def test_wait_ends_at_its_deadline_also_while_a_backend_is_ready(queue: FairQueue) -> None:
     queue.set_backend(backend())
     await waiter(queue, "a")
     with pytest.raises(ApiError, match="busy"):
-        await waiter(queue, "b", deadline=time.monotonic() + 0.1)
+        await waiter(queue, "b", deadline=now() + 0.1)
     assert queue.waiting == 0
 
 
+@in_a_queue
 async def test_wait_without_a_backend_ends_after_the_hold_time_only(queue: FairQueue) -> None:
     queue.set_backend(backend())
     await waiter(queue, "a")
@@ -125,12 +152,13 @@ async def test_wait_without_a_backend_ends_after_the_hold_time_only(queue: FairQ
     await asyncio.sleep(0.6)
     assert not patient.done()
     queue.set_backend(None)
-    start = time.monotonic()
+    start = now()
     with pytest.raises(ApiError, match="No model is ready"):
         await patient
-    assert 0.25 < time.monotonic() - start < 1
+    assert 0.25 < now() - start < 1
 
 
+@in_a_queue
 async def test_wait_lasts_longer_while_the_load_moves_and_the_refusal_tells_of_it(
     queue: FairQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,15 +173,15 @@ async def test_wait_lasts_longer_while_the_load_moves_and_the_refusal_tells_of_i
         await waiting
 
 
-async def test_no_wait_at_all_means_none_during_a_load_either() -> None:
-    queue = FairQueue(per_user=3, total=5, hold_seconds=0)
+@in_a_queue
+async def test_no_wait_at_all_means_none_during_a_load_either(queue: FairQueue) -> None:
+    queue.hold_seconds = 0
     queue.see_loading(Loading("gemma3", 1))
-    sweeper = asyncio.create_task(queue.sweep())
     with pytest.raises(ApiError, match="No model is ready"):
         await asyncio.wait_for(waiter(queue, "a"), 1)
-    sweeper.cancel()
 
 
+@in_a_queue
 async def test_moves_of_the_load_before_do_not_lengthen_the_next_wait(queue: FairQueue) -> None:
     queue.see_loading(Loading("gemma3", 99))
     queue.set_backend(backend())
@@ -163,6 +191,7 @@ async def test_moves_of_the_load_before_do_not_lengthen_the_next_wait(queue: Fai
         await asyncio.wait_for(waiter(queue, "a"), 1)
 
 
+@in_a_queue
 async def test_outages_add_up_to_the_most_that_a_request_is_held(
     queue: FairQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,11 +205,11 @@ async def test_outages_add_up_to_the_most_that_a_request_is_held(
     assert await waiting is model
     held = queue.outage_seconds() - 0.2
     queue.set_backend(None)
-    start = time.monotonic()
+    start = now()
     with pytest.raises(ApiError, match="No model is ready"):
         await waiter(queue, "a", held=held)
-    assert time.monotonic() - start < 0.9
-    start = time.monotonic()
+    assert now() - start < 0.9
+    start = now()
     patient = waiter(queue, "a")
     await asyncio.sleep(0.35)
     assert not patient.done()
@@ -188,6 +217,7 @@ async def test_outages_add_up_to_the_most_that_a_request_is_held(
         await patient
 
 
+@in_a_queue
 async def test_one_that_still_waits_is_held_through_several_outages_only_so_long(
     queue: FairQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,17 +236,18 @@ async def test_one_that_still_waits_is_held_through_several_outages_only_so_long
         await asyncio.wait_for(waiting, 0.6)
 
 
+@in_a_queue
 async def test_those_who_wait_for_what_is_loaded_change_nothing_and_others_do(queue: FairQueue) -> None:
     changes: list[None] = []
     queue.on_change = lambda: changes.append(None)
     queue.set_backend(backend())
-    running = await queue.acquire("a", time.monotonic() + 60)
+    running = await queue.acquire(people.waiter("a", deadline=now() + 60))
     assert len(changes) == 1
     behind = [waiter(queue, "b", wants=wants) for wants in (None, "m")]
     await settle()
     assert queue.waiting == 2
-    queue.release(running)
-    queue.release(await behind[0])
+    queue.release(running, person("a"))
+    queue.release(await behind[0], person("b"))
     assert await behind[1] is running
     assert len(changes) == 1
     other = waiter(queue, "c", wants="other")
@@ -225,3 +256,125 @@ async def test_those_who_wait_for_what_is_loaded_change_nothing_and_others_do(qu
     other.cancel()
     await settle()
     assert len(changes) == 3
+
+
+async def drain(queue: FairQueue, model: Backend, names: list[str]) -> list[str]:
+    """The order of turns on one slot, if each of these (`a1` is a's first) waits from the beginning on."""
+    order: list[str] = []
+    for name in names:
+        waiter(queue, name[0], weight=int(name[2:] or 1)).add_done_callback(
+            lambda _, name=name: order.append(name[:2])
+        )
+        await settle()
+    queue.set_backend(model)
+    await settle()
+    while len(order) < len(names):
+        queue.release(model, person(order[-1][0]))
+        await settle()
+    return order
+
+
+@in_a_queue
+async def test_somebody_who_comes_late_waits_for_one_of_anothers_many(queue: FairQueue) -> None:
+    queue.per_user = queue.total = 100
+    model = backend()
+    order: list[str] = []
+    queue.set_backend(model)
+    for number in range(50):
+        waiter(queue, "a").add_done_callback(lambda _, name=f"a{number}": order.append(name))
+    await settle()
+    for _ in range(3):
+        queue.release(model, person("a"))
+        await settle()
+    for number in range(5):
+        waiter(queue, "b").add_done_callback(lambda _, name=f"b{number}": order.append(name))
+    await settle()
+    while len(order) < 55:
+        queue.release(model, person(order[-1][0]))
+        await settle()
+    places = [order.index(f"b{number}") for number in range(5)]
+    # four had their turn already; from then on every second turn at least is b's
+    assert places[0] == 4
+    assert all(later - earlier <= 2 for earlier, later in itertools.pairwise(places))
+    assert sorted(order) == sorted({*order})
+
+
+@in_a_queue
+async def test_weight_is_the_number_of_turns_for_one_of_another(queue: FairQueue) -> None:
+    queue.per_user = queue.total = 100
+    names = [f"a{number}3" for number in range(9)] + [f"b{number}" for number in range(3)]
+    order = await drain(queue, backend(), names)
+    for end, turns in ((4, 3), (8, 6), (12, 9)):
+        assert sum(name[0] == "a" for name in order[:end]) == turns, order
+
+
+@in_a_queue
+async def test_on_several_slots_who_has_fewer_running_comes_first(queue: FairQueue) -> None:
+    queue.per_user = queue.total = 100
+    model = backend(slots=4)
+    queue.set_backend(model)
+    many = [waiter(queue, "a") for _ in range(40)]
+    await settle()
+    few = [waiter(queue, "b") for _ in range(4)]
+    await settle()
+    for done in (1, 2):
+        queue.release(model, person("a"))
+        await settle()
+        assert sum(task.done() for task in few) == done
+        assert sum(task.done() for task in many) == 4
+    # two each: from here on everybody keeps two
+    queue.release(model, person("a"))
+    await settle()
+    assert (sum(task.done() for task in few), sum(task.done() for task in many)) == (2, 5)
+    queue.release(model, person("b"))
+    await settle()
+    assert (sum(task.done() for task in few), sum(task.done() for task in many)) == (3, 5)
+    assert (queue.running_of(person("a")), queue.running_of(person("b"))) == (2, 2)
+    for task in (*many, *few):
+        task.cancel()
+
+
+@in_a_queue
+async def test_who_may_not_start_yet_lets_others_pass(queue: FairQueue) -> None:
+    model = backend()
+    allowed = False
+    queue.set_backend(model)
+    held = waiter(queue, "a", may_start=lambda: allowed)
+    await settle()
+    assert not held.done()
+    assert await waiter(queue, "b") is model
+    allowed = True
+    queue.release(model, person("b"))
+    assert await held is model
+
+
+@in_a_queue
+async def test_place_and_expected_wait(queue: FairQueue) -> None:
+    model = backend()
+    queue.set_backend(model)
+    await waiter(queue, "x")
+    assert queue.expected_seconds(3) is None
+    requests = [people.waiter(user, deadline=now() + 60) for user in ("a", "a", "b", "a", "b")]
+    queue.per_user = 5
+    for request in requests:
+        asyncio.ensure_future(queue.acquire(request))  # noqa: RUF006 - the queue holds it
+        await settle()
+    # the last of b's comes before the last of a's, as both know at their time
+    assert [request.position for request in requests] == [1, 2, 2, 4, 4]
+    assert queue.turns() == [requests[0], requests[2], requests[1], requests[4], requests[3]]
+    queue.release(model, person("x"), seconds=2.0)
+    assert queue.expected_seconds(3) == 6.0
+
+
+@in_a_queue
+async def test_a_turn_that_nobody_waited_for_counts_too(queue: FairQueue) -> None:
+    model = backend()
+    queue.set_backend(model)
+    await waiter(queue, "a")
+    order: list[str] = []
+    for name in ("a1", "b1"):
+        waiter(queue, name[0]).add_done_callback(lambda _, name=name: order.append(name))
+        await settle()
+    queue.release(model, person("a"))
+    await settle()
+    assert order == ["b1"]

@@ -11,7 +11,8 @@ import pytest
 from llmsvc.errors import CanceledError, ConflictError, Error
 from llmsvc.proxy.errors import ApiError
 from llmsvc.systemd.manager import StartError
-from tests.unit.proxy.on_demand import Job, World, in_world, record
+from tests.unit.proxy.on_demand import Job, World, in_world
+from tests.unit.proxy.people import record
 
 Test = Callable[[World], Awaitable[None]]
 
@@ -248,6 +249,6 @@ def test_a_damaged_memory_is_none(tmp_path: Path, text: str) -> None:
 
     async def test(w: World) -> None:
         assert w.switcher.loaded is None
-        assert w.switcher.wanted(record("alice"), "a") is None
+        assert w.switcher.wanted(record("alice", may_switch=True), "a") is None
 
     in_world(tmp_path, test)

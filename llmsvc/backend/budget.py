@@ -1,0 +1,32 @@
+"""How many tokens a request may take: the proxy says so for users whose tokens are limited.
+
+Only here are a prompt's tokens known before they are spent, so that no limit is ever overshot.
+"""
+
+from __future__ import annotations
+
+from llmsvc.backend.completion import Task
+from llmsvc.backend.jobs import Job
+from llmsvc.backend.problem import ApiError
+
+
+def of(header: str) -> int | None:
+    """The budget that the header `x-token-budget` sets, for prompt and answer together; None for no limit."""
+    return int(header) if header.isascii() and header.isdigit() else None
+
+
+def check(job: Job) -> None:
+    """Refuses a job whose prompt leaves no token of its budget for an answer.
+
+    :raises ApiError: 429 `token_budget_exceeded`, with the prompt's tokens in the usage beside it
+    """
+    if job.budget is None or job.task is None:
+        return
+    if isinstance(job.task, Task):
+        needed, prompt = len(job.task.prompt) + 1, len(job.task.prompt)
+    else:
+        needed = prompt = job.task.tokens
+    if needed > job.budget:
+        job.prompt_tokens = prompt
+        message = f"the prompt has {prompt} tokens, and the request may take {job.budget}"
+        raise ApiError(429, message, code="token_budget_exceeded")

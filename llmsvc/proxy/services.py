@@ -1,0 +1,39 @@
+"""What all requests share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from llmsvc.config import Config
+from llmsvc.proxy.auth import KeyDirectory
+from llmsvc.proxy.fair_queue import FairQueue
+from llmsvc.proxy.ledger import Ledger
+from llmsvc.proxy.limits import Limits
+from llmsvc.proxy.participants import Participants
+from llmsvc.proxy.poison import Poison
+from llmsvc.proxy.status import Speed
+from llmsvc.proxy.switcher import Switcher
+from llmsvc.proxy.upstream import Upstream
+from llmsvc.systemd.journal import Journal
+
+if TYPE_CHECKING:
+    from llmsvc.proxy.exchange import Exchange
+
+
+@dataclasses.dataclass(frozen=True)
+class Services:
+    """One of each; `running` are the requests that have not ended."""
+
+    config: Config
+    journal: Journal
+    keys: KeyDirectory
+    participants: Participants
+    limits: Limits
+    queue: FairQueue
+    upstream: Upstream
+    switcher: Switcher
+    poison: Poison
+    speed: Speed
+    ledger: Ledger
+    running: set[Exchange]
