@@ -11,11 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from llmsvc.accounts.directory import KeyRecord
-from llmsvc.proxy import access
+from llmsvc.proxy import access, requests
 from llmsvc.proxy.client import Client
 from llmsvc.proxy.errors import ApiError, Headers, model_not_found
 from llmsvc.proxy.exchange import Exchange
 from llmsvc.proxy.ledger import new_request_id
+from llmsvc.proxy.metrics import CONTENT_TYPE
+from llmsvc.proxy.participants import Participant
 from llmsvc.proxy.services import Services
 from llmsvc.proxy.tally import client_address
 
@@ -31,8 +33,9 @@ MODEL_PATHS = frozenset(
 )
 _REQUEST_ID = "llmsvc.request_id"
 _SERVED = (
-    "GET /v1/models; POST /v1/chat/completions, /v1/completions, /v1/embeddings, /extras/tokenize, "
-    "/extras/tokenize/count, /extras/detokenize; GET /health, /ready"
+    "GET /v1/models, /v1/queue, /v1/usage, /metrics, /health, /ready; POST /v1/chat/completions, "
+    "/v1/completions, /v1/embeddings, /v1/requests/ID/cancel, /extras/tokenize, /extras/tokenize/count, "
+    "/extras/detokenize"
 )
 
 
@@ -65,7 +68,9 @@ async def _refuse(services: Services, scope: Scope, send: Send, error: ApiError)
     start = time.monotonic()
     request_id = str(new_request_id())
     await Client(send, lambda: [(b"x-request-id", request_id.encode())]).fail(error)
-    access.write(services.journal, _refused_row(scope, request_id, error, start))
+    row = _refused_row(scope, request_id, error, start)
+    access.write(services.journal, row)
+    services.metrics.count(row)
 
 
 def _refused_row(scope: Scope, request_id: str, error: ApiError, start: float) -> access.Row:
@@ -105,6 +110,9 @@ def routes(services: Services) -> FastAPI:
             access.write(services.journal, row)
             raise
 
+    def participant(request: Request) -> Participant:
+        return services.participants.of(authenticate(request), request.scope["headers"])
+
     def limits(record: KeyRecord, request: Request) -> dict[str, str]:
         return _texts(services.limits.headers(services.participants.of(record, request.scope["headers"])))
 
@@ -142,6 +150,23 @@ def routes(services: Services) -> FastAPI:
         if found is None:
             raise model_not_found(model_id, known[0]["id"] if known else "another one")
         return JSONResponse(found, headers=limits(record, request))
+
+    @app.get("/v1/queue")
+    async def show_queue(request: Request) -> JSONResponse:
+        who = participant(request)
+        return JSONResponse(requests.queue(services, who), headers=_texts(services.limits.headers(who)))
+
+    @app.post("/v1/requests/{request_id}/cancel")
+    async def cancel_request(request: Request, request_id: str) -> JSONResponse:
+        return JSONResponse(requests.cancel(services, participant(request), request_id))
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        if not requests.sees_all(participant(request)):
+            raise ApiError(
+                403, "The metrics are for admins' keys.", code="admin_required", state="rejected_key"
+            )
+        return Response(services.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: ApiError) -> Response:

@@ -33,6 +33,8 @@ class Client:
         """Bytes of the answer itself are out: it cannot begin anew."""
         self.complete = False
         """Nothing more may be sent; leaving is no longer leaving early."""
+        self.before_last: Callable[[], object] | None = None
+        """Called before the last bytes of the answer go out; who has them can be sure that it was."""
         self.bytes = 0
         self.last_write = time.monotonic()
 
@@ -78,5 +80,7 @@ class Client:
     async def _body(self, data: bytes, last: bool = False) -> None:
         self.complete = last
         self.bytes += len(data)
+        if last and self.before_last is not None:
+            self.before_last()
         self.last_write = time.monotonic()
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})

@@ -73,6 +73,7 @@ class Exchange:
         self._timers: list[asyncio.TimerHandle] = []
         self._helpers: list[asyncio.Task[None]] = []
         self._entered = False
+        self._row: access.Row | None = None
         self._place: float | None = None
         self._waiter: Waiter | None = None
         self._budget: Budget | None = None
@@ -86,6 +87,21 @@ class Exchange:
         self._expected: str | None = None
         self._wants: str | None = None
         self._held: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return str(self._id)
+
+    @property
+    def running_since(self) -> float | None:
+        """Since when, by time.monotonic(), the model has it; None while it waits or is read."""
+        return self._turn_since if self._at_backend else None
+
+    @property
+    def model(self) -> str | None:
+        """The model that has it, or had it last."""
+        return self._tally.model
 
     def abort(self, reason: ApiError) -> None:
         """Ends the request early; does nothing if its answer is complete or it is being ended already."""
@@ -124,9 +140,14 @@ class Exchange:
             if self._entered:
                 self._services.limits.leave(self.who)
             self._services.running.discard(self)
-            row = self._tally.row(self._client.bytes)
-            self._services.ledger.end(self._id, row)
+            row = self._row or self._record()
             access.write(self._services.journal, row)
+            self._services.metrics.count(row)
+
+    def _record(self) -> access.Row:
+        row = self._row = self._tally.row(self._client.bytes)
+        self._services.ledger.end(self._id, row)
+        return row
 
     async def _admit(self) -> None:
         """Everything that can be refused before queueing."""
@@ -249,10 +270,13 @@ class Exchange:
             if answered:
                 case.succeeded(backend.name)
             self._leave_backend()
+            # a client that has its answer has its row, even if we are killed in the next moment
+            self._client.before_last = self._record
 
         try:
             await relay(response, self._client, self._tally, free, keep_usage=self._body.wants_usage)
         except BudgetError as error:
+            self._leave_backend()
             raise self._budget.too_small(error.usage) from None
 
     def _give_way(self, backend: Backend) -> None:

@@ -22,6 +22,7 @@ from llmsvc.proxy.incidents import Incidents
 from llmsvc.proxy.installed import Installed
 from llmsvc.proxy.ledger import Ledger
 from llmsvc.proxy.limits import Limits
+from llmsvc.proxy.metrics import Metrics
 from llmsvc.proxy.participants import Participants
 from llmsvc.proxy.poison import Poison
 from llmsvc.proxy.server import Server
@@ -114,9 +115,11 @@ def run(
             poison=poison,
             speed=Speed(),
             ledger=Ledger(places.state / "ledger.spool", conninfo),
+            metrics=Metrics(),
             running=running,
         )
         status = Status(services.keys, queue, services.upstream, services.ledger, services.speed, memory)
+        services.metrics.watch(status)
         alerts = Alerts(services.keys, services.ledger)
         server = Server(services, status, alerts, places.state / "limits.json", places.status)
         await server.serve(sockets)

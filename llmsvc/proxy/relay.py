@@ -48,10 +48,10 @@ async def _whole(
         raise BudgetError(sse.usage_of_answer(answer) or Usage())
     tally.first_token = time.monotonic()
     tally.usage = sse.usage_of_answer(answer) or tally.usage
-    free(response.status < 500)
     tally.status = response.status
     if response.status != 200:
         tally.state = "rejected_request" if response.status < 500 else "error"
+    free(response.status < 500)
     if client.started:
         await client.end(b"data: " + _one_line(answer) + b"\n\n")
     else:

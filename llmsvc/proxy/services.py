@@ -10,6 +10,7 @@ from llmsvc.proxy.auth import KeyDirectory
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.ledger import Ledger
 from llmsvc.proxy.limits import Limits
+from llmsvc.proxy.metrics import Metrics
 from llmsvc.proxy.participants import Participants
 from llmsvc.proxy.poison import Poison
 from llmsvc.proxy.status import Speed
@@ -36,4 +37,5 @@ class Services:
     poison: Poison
     speed: Speed
     ledger: Ledger
+    metrics: Metrics
     running: set[Exchange]

@@ -89,6 +89,11 @@ class Status:
             else None,
         }
 
+    @property
+    def slots(self) -> int:
+        """How many requests the model does at once; 0 without one."""
+        return self.upstream.backend.slots if self.upstream.backend else 0
+
     def line(self) -> str:
         """The same in a few words, for `systemctl status`."""
         backend, loading = self.upstream.backend, self.queue.loading

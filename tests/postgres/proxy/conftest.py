@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -122,12 +123,14 @@ class Stack:
         self.backends[name] = subprocess.Popen(command)
         wait_for((self.root / "run" / name / "ready").exists)
 
+    @functools.cached_property
+    def served_key(self) -> str:
+        """A key without limits, that may see all."""
+        return self.add_key("served", hidden=True)
+
     def wait_served(self, name: str = "mock") -> None:
         """Returns once the proxy uses this backend."""
-        user = "served"
-        key = getattr(self, "_served_key", None) or self.add_key(user, hidden=True)
-        self._served_key = key
-        client = self.client(key)
+        client = self.client(self.served_key)
         wait_for(lambda: [m for m in client.models.list().data if m.id == name and m.context_length])
 
     def stop_backend(self, name: str = "mock", sig: int = signal.SIGTERM) -> None:
@@ -168,20 +171,34 @@ class Stack:
             cursor = connection.execute(query, parameters)
             return cursor.fetchall() if cursor.description else []
 
-    def add_key(self, user: str | None = None, *, hidden: bool = False, limit: int | None = None) -> str:
-        """A new user's new key, once the proxy knows it."""
+    def add_key(
+        self,
+        user: str | None = None,
+        *,
+        hidden: bool = False,
+        limit: int | None = None,
+        on_behalf_of: str | None = None,
+        **columns: object,
+    ) -> str:
+        """A new user's new key, once the proxy knows it.
+
+        :param columns: of llama_users
+        """
         user = user or f"user{next(_numbers)}"
         key = keys.generate()
         with self.connect() as connection:
             meta.bind_pepper(connection, PEPPER)
+            values = {"username": user, "hidden": hidden, "rate_limit": limit, **columns}
             row = connection.execute(
-                "INSERT INTO llama_users (username, hidden, rate_limit) VALUES (%s, %s, %s) RETURNING id",
-                [user, hidden, limit],
+                f"INSERT INTO llama_users ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})"
+                " RETURNING id",
+                [*values.values()],
             ).fetchone()
             assert row
             connection.execute(
-                "INSERT INTO llama_api_keys (user_id, name, prefix, digest) VALUES (%s, 'key', %s, %s)",
-                [row[0], keys.display_prefix(key), keys.digest(PEPPER, key)],
+                "INSERT INTO llama_api_keys (user_id, name, prefix, digest, on_behalf_of)"
+                " VALUES (%s, 'key', %s, %s, %s)",
+                [row[0], keys.display_prefix(key), keys.digest(PEPPER, key), on_behalf_of],
             )
         if self.proxy is not None:
             with self.http(key) as client:

@@ -1,0 +1,218 @@
+"""Limits, front ends, weights, the view of the queue, and metrics, in a real proxy."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.postgres.proxy.conftest import wait_for
+
+CHAT = "/v1/chat/completions"
+
+
+def body(words: int = 3, **mock: object) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "word " * words}], "mock": mock}
+
+
+def ask(
+    stack: Any, key: str, words: int = 3, headers: dict[str, str] | None = None, **more: Any
+) -> httpx.Response:
+    mock = more.pop("mock", {"tokens": 2})
+    with stack.http(key) as client:
+        return client.post(CHAT, json={**body(words, **mock), **more}, headers=headers)
+
+
+@contextlib.contextmanager
+def busy(stack: Any, key: str, count: int = 1, **mock: object) -> Iterator[list[httpx.Response]]:
+    """Some requests that run, or wait, within."""
+    answers: list[httpx.Response] = []
+    with stack.http(key, timeout=60) as client:
+
+        def send() -> None:
+            answers.append(client.post(CHAT, json=body(**{"tokens": 1, "silent": 1.5, **mock})))
+
+        threads = [threading.Thread(target=send) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        with stack.http(stack.served_key) as ours:
+            wait_for(lambda: len(ours.get("/v1/queue").json()["data"]) >= count)
+        yield answers
+        for thread in threads:
+            thread.join()
+
+
+def test_more_requests_at_once_than_allowed_are_refused(stack: Any) -> None:
+    key = stack.add_key(concurrent=1)
+    with busy(stack, key) as answers:
+        refused = ask(stack, key)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert refused.headers["x-ratelimit-remaining-requests"] == "999"
+    assert answers[0].status_code == 200
+    assert ask(stack, key).status_code == 200
+
+
+def test_parallel_requests_take_no_token_too_many(make_stack: Any) -> None:
+    stack = make_stack(LLAMA_PROXY_RATE_LIMIT=100000, LLAMA_PROXY_QUEUE_PER_USER=1000)
+    stack.start_backend("mock", "--slots", "8")
+    stack.start_proxy()
+    stack.wait_served()
+    # 5 of the prompt, and up to 7 of the answer
+    key = stack.add_key("careful", tokens_per_minute=100)
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: ask(stack, key, 5, mock={"tokens": 7}), range(40)))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    used = [answer.json()["usage"]["total_tokens"] for answer in answers if answer.status_code == 200]
+    rows = stack.rows("careful", 40)
+    assert sum(used) == sum((row["prompt_tokens"] or 0) + (row["completion_tokens"] or 0) for row in rows)
+    # what is left is too little for a prompt and one token
+    assert 100 - 5 <= sum(used) <= 100
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["error"]["type"] == "tokens"
+    assert 0 < int(refused.headers["retry-after"]) <= 60
+    left = ask(stack, key).headers
+    assert (left["x-ratelimit-limit-tokens"], int(left["x-ratelimit-remaining-tokens"])) == (
+        "100",
+        100 - sum(used),
+    )
+    # after a restart, too
+    stack.stop_proxy()
+    stack.start_proxy()
+    stack.wait_served()
+    assert ask(stack, key, 5).status_code == 429
+    assert ask(stack, stack.add_key()).status_code == 200
+
+
+def test_a_prompt_that_no_minute_allows_is_a_bad_request(stack: Any) -> None:
+    answer = ask(stack, stack.add_key(tokens_per_day=10), 11)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "token_limit_too_low")
+
+
+def test_the_longest_answer_of_a_user(stack: Any) -> None:
+    key = stack.add_key(max_tokens=3)
+    for sent in ({}, {"max_tokens": 100}, {"max_completion_tokens": 100}, {"max_tokens": -1}):
+        usage = ask(stack, key, mock={"tokens": 50}, **sent).json()["usage"]
+        assert usage["completion_tokens"] == 3, sent
+
+
+def test_models_that_a_user_may_not_use(stack: Any) -> None:
+    key = stack.add_key("picky", models=["other"])
+    for named in ("current", "mock"):
+        answer = ask(stack, key, model=named)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "model_not_allowed")
+    with stack.http(key) as client:
+        assert client.get("/v1/models").json()["data"] == []
+    assert [row["state"] for row in stack.rows("picky", 2)] == ["rejected_model"] * 2
+    assert ask(stack, stack.add_key(models=["other", "mock"])).status_code == 200
+
+
+def test_everybody_behind_a_front_end_has_limits_of_their_own(stack: Any) -> None:
+    key = stack.add_key("webui", limit=2, on_behalf_of="x-openwebui-user-email")
+
+    def status(name: str | None) -> int:
+        headers = {} if name is None else {"X-OpenWebUI-User-Email": name}
+        return ask(stack, key, headers=headers).status_code
+
+    assert [status("alice@x.org") for _ in range(3)] == [200, 200, 429]
+    assert [status("bob@x.org"), status(None), status(None), status(None)] == [200, 200, 200, 429]
+    assert status("x" * 129) == 400
+    found = stack.rows("webui", 8)
+    assert sorted(str(row["end_user"]) for row in found) == ["None"] * 4 + ["alice@x.org"] * 3 + ["bob@x.org"]
+    plain = stack.add_key("plain", limit=1)
+    assert ask(stack, plain, headers={"X-OpenWebUI-User-Email": "a"}).status_code == 200
+    assert ask(stack, plain, headers={"X-OpenWebUI-User-Email": "b"}).status_code == 429
+    assert [row["end_user"] for row in stack.rows("plain", 2)] == [None, None]
+
+
+def test_who_had_its_time_gives_way_to_others(make_stack: Any) -> None:
+    stack = make_stack(LLAMA_PROXY_MAX_SECONDS=1)
+    stack.start_backend()
+    stack.start_proxy()
+    stack.wait_served()
+    long, other = stack.add_key("long"), stack.add_key("other")
+    alone = ask(stack, long, mock={"tokens": 30, "delay": 0.05})
+    assert alone.json()["choices"][0]["finish_reason"] == "stop"
+    with busy(stack, long, tokens=4000, silent=0, delay=0.05) as answers:
+        assert ask(stack, other).status_code == 200
+    choice = answers[0].json()["choices"][0]
+    assert choice["finish_reason"] == "length"
+    assert 0 < answers[0].json()["usage"]["completion_tokens"] < 4000
+    assert [row["state"] for row in stack.rows("long", 2)] == ["ok", "ok"]
+
+
+def test_weights_are_turns(stack: Any) -> None:
+    heavy, light = stack.add_key("heavy", weight=4), stack.add_key("light")
+    first = stack.add_key("first")
+    before = len(stack.mock()["served"])
+    with busy(stack, first, silent=1.0):
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            sent = [
+                pool.submit(lambda key=key, name=name: ask(stack, key, user=name))
+                for key, name, count in ((light, "light", 4), (heavy, "heavy", 8))
+                for _ in range(count)
+            ]
+            assert all(one.result().status_code == 200 for one in sent)
+    served = [name for name in stack.mock()["served"][before:] if name]
+    assert served[:5].count("heavy") == 4, served
+    assert served[:10].count("heavy") == 8, served
+
+
+def test_the_queue_shows_ones_own_and_admins_all(stack: Any) -> None:
+    alice, bob, admin = stack.add_key("alice"), stack.add_key("bob"), stack.add_key("root", role="admin")
+    with busy(stack, alice, 2) as answers, stack.http(bob) as mine, stack.http(admin) as theirs:
+        assert mine.get("/v1/queue").json() | {"slots": 1} == {
+            "object": "list", "data": [], "running": 1, "waiting": 1, "slots": 1,
+        }  # fmt: skip
+        shown = theirs.get("/v1/queue").json()["data"]
+        assert [(one["user"], one["state"], one["position"]) for one in shown] == [
+            ("alice", "running", 0),
+            ("alice", "waiting", 1),
+        ]
+        assert mine.post(f"/v1/requests/{shown[1]['id']}/cancel").status_code == 404
+        with stack.http(alice) as hers:
+            assert [one["id"] for one in hers.get("/v1/queue").json()["data"]] == [one["id"] for one in shown]
+        assert theirs.post(f"/v1/requests/{shown[1]['id']}/cancel").json()["user"] == "alice"
+        wait_for(lambda: len(answers) == 1)
+        assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (403, "request_cancelled")
+        assert theirs.post(f"/v1/requests/{shown[0]['id']}/cancel").status_code == 200
+    assert [row["state"] for row in stack.rows("alice", 2)] == ["cancelled", "cancelled"]
+    wait_for(lambda: stack.mock()["running"] == [])
+
+
+def test_an_answer_that_had_to_wait_tells_its_place(stack: Any) -> None:
+    with busy(stack, stack.add_key()):
+        answer = ask(stack, stack.add_key())
+    assert answer.headers["x-queue-position"] == "1"
+    assert "x-queue-position" not in ask(stack, stack.add_key()).headers
+
+
+def test_metrics_are_for_admins_and_count_what_the_ledger_counts(running: Any) -> None:
+    stack = running
+    admin, user = stack.add_key(role="admin"), stack.add_key("counted", limit=3)
+    for _ in range(4):
+        ask(stack, user, mock={"tokens": 5})
+    assert [row["status_code"] for row in stack.rows("counted", 4)].count(200) == 3
+    with stack.http(user) as client:
+        assert client.get("/metrics").status_code == 403
+    with stack.http(admin) as client:
+        text = client.get("/metrics").text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    named = {key.replace(" ", ""): float(value) for key, value in values.items()}
+    assert named[f'llmsvc_requests_total{{model="mock",path="{CHAT}",state="ok",status="200"}}'] == 3
+    assert named['llmsvc_tokens_total{direction="out",model="mock"}'] == 15
+    assert named['llmsvc_tokens_total{direction="in",model="mock"}'] == 9
+    assert named['llmsvc_request_seconds_count{model="mock"}'] == 3
+    assert named['llmsvc_model_ready{model="mock"}'] == 1
+    assert named["llmsvc_database_up"] == 1
+    assert "counted" not in text
+
+
+@pytest.mark.parametrize("path", ["/v1/queue", "/metrics"])
+def test_views_need_a_key(stack: Any, path: str) -> None:
+    assert httpx.get(f"{stack.url}{path}", trust_env=False).status_code == 401
+    assert httpx.post(f"{stack.url}/v1/requests/x/cancel", trust_env=False).status_code == 401
