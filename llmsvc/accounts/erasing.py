@@ -103,7 +103,7 @@ def check_end_user(connection: Connection, end_user: str, username: str | None =
         similar = connection.execute(
             "SELECT DISTINCT end_user FROM llama_usage_daily"
             " WHERE lower(end_user) = lower(%s) AND end_user <> '' ORDER BY 1 LIMIT 3",
-            [_searchable(end_user)],
+            [end_user],
         )
         names = ", ".join(name for (name,) in similar)
         raise NotFoundError(
@@ -130,7 +130,7 @@ def _front_ends(connection: Connection, end_user: str, username: str | None) -> 
         "SELECT DISTINCT username FROM llama_usage_daily"
         " WHERE end_user = %(end_user)s AND end_user <> ''"
         " AND (%(username)s::text IS NULL OR username = %(username)s) ORDER BY 1",
-        {"end_user": _searchable(end_user), "username": username},
+        {"end_user": end_user, "username": username},
     )
     return [name for (name,) in rows]
 
@@ -164,11 +164,6 @@ def _rename_end_users(connection: Connection, username: str, old: list[str]) -> 
             [old, aliases, username],
         )
     return aliases
-
-
-def _searchable(text: str) -> str:
-    """The text, or what nobody is called, where it cannot be a text of the database."""
-    return text if "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text) else ""
 
 
 def _find(connection: Connection, username: str) -> tuple[int, bool]:

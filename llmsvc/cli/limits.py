@@ -45,8 +45,8 @@ def add_options(parser: argparse.ArgumentParser, *, change: bool) -> None:
     """
     group = parser.add_argument_group(
         "limits",
-        "Each replaces the default of config.env for this user; 'default' goes back to it. Those of a trusted "
-        "front end hold for each of its users. 10k is 10000, 2M is 2000000.",
+        "Each replaces the default of config.env for this user; 'default' goes back to it. For a trusted "
+        "front end they hold for each of its users. 10k is 10000, 2M is 2000000.",
     )
     for limit in _LIMITS:
         group.add_argument(

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from llmsvc.cli import key, limits, session, welcome
-from llmsvc.cli.output import Result, Table
+from llmsvc.cli.output import Result, Table, printable
 from llmsvc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="revoke all keys for good; the name is never used again (to pause a user: 'disable')",
         description="Revokes all of the user's keys for good. What it used stays in the reports, and its "
         "name is never used again. With --erase the name goes from the database as well: users, requests, "
-        "usage and audit then say erased-ID, which is never used again; its client addresses and names of "
-        "keys go too. The journal keeps the name until it is rotated. --erase also works on a user that "
+        "usage and audit then say erased-ID, which is never used again; its client addresses, names of keys "
+        "and, for a front end, the names of its users go too, and so does an end user of the same name in "
+        "any front end. The journal keeps the name until it is rotated. --erase also works on a user that "
         "was removed before.",
         epilog="example:\n  sudo llmsvc user remove alice\n  sudo llmsvc user remove alice --erase",
     )
@@ -83,6 +84,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     remove.add_argument("--erase", action="store_true", help="replace the name everywhere; cannot be undone")
     remove.add_argument("--yes", action="store_true", help="do not ask before --erase")
     remove.set_defaults(command=_remove)
+
+    end_user = verbs.add_parser(
+        "erase-end-user",
+        help="replace the name of a front end's user in requests and usage",
+        description="For a person who used the service through a trusted front end such as Open WebUI and "
+        "wants to be forgotten: the name that the front end gave becomes erased-N in all requests and sums, "
+        "and client addresses go. The numbers stay. Whoever asks again through the front end is recorded "
+        "again, so end the account there first. The journal keeps the name until it is rotated.",
+        epilog="example:\n  sudo llmsvc usage --by end-user\n"
+        "  sudo llmsvc user erase-end-user bob@example.org\n"
+        "  sudo llmsvc user erase-end-user bob@example.org --front-end webui --yes",
+    )
+    end_user.add_argument(
+        "name", type=session.utf8, metavar="NAME", help="as 'llmsvc usage --by end-user' shows it"
+    )
+    end_user.add_argument(
+        "--front-end", metavar="USER", help="only in what this user's keys brought (default: in all)"
+    )
+    end_user.add_argument("--yes", action="store_true", help="do not ask")
+    end_user.set_defaults(command=_erase_end_user)
 
 
 def _add(args: argparse.Namespace) -> Result:
@@ -192,6 +213,24 @@ def _erase(name: str, *, yes: bool) -> Result:
             audit.record(connection, "user remove --erase", new)
     return Result(
         {"name": new, "state": "removed"}, f"the user is removed, and is {new} everywhere from now on"
+    )
+
+
+def _erase_end_user(args: argparse.Namespace) -> Result:
+    from llmsvc.accounts import audit, erasing
+
+    with session.database() as connection:
+        front_ends = ", ".join(erasing.check_end_user(connection, args.name, args.front_end))
+        question = f"Replace the name {args.name} in all that came through {front_ends}, for good?"
+        session.confirm(printable(question), yes=args.yes)
+        with connection.transaction():
+            erased = erasing.erase_end_user(connection, args.name, args.front_end)
+            for one in erased:
+                audit.record(connection, "user erase-end-user", f"{one.username} {one.alias}")
+    told = " and ".join(f"{one.alias} in what came through {one.username}" for one in erased)
+    return Result(
+        [{"front_end": one.username, "name": one.alias} for one in erased],
+        f"the end user is {told} from now on",
     )
 
 
