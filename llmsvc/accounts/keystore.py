@@ -8,7 +8,7 @@ import re
 
 from psycopg.rows import class_row
 
-from llmsvc.accounts import keys, users
+from llmsvc.accounts import front_ends, keys, users
 from llmsvc.database import Connection
 from llmsvc.errors import ConflictError, NotFoundError, UsageError
 
@@ -23,7 +23,7 @@ STATE = """CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked'
 
 _SELECT = f"""
 SELECT k.id, u.username, k.name, k.prefix, k.created_at, k.expires_at, k.revoked_at, k.last_used_at,
-       {STATE} AS state
+       k.on_behalf_of, {STATE} AS state
   FROM llama_api_keys k
   JOIN llama_users u ON u.id = k.user_id
  WHERE NOT u.hidden
@@ -34,7 +34,8 @@ SELECT k.id, u.username, k.name, k.prefix, k.created_at, k.expires_at, k.revoked
 class Key:
     """What is known about a key; the key itself is not. `prefix` is its beginning.
 
-    `state` is active, expired, revoked, or disabled, as its user is.
+    `on_behalf_of` is the header, in lower case, in which a trusted front end says who is asking. `state` is
+    active, expired, revoked, or disabled, as its user is.
     """
 
     id: int
@@ -45,6 +46,7 @@ class Key:
     expires_at: datetime.datetime | None
     revoked_at: datetime.datetime | None
     last_used_at: datetime.datetime | None
+    on_behalf_of: str | None
     state: str
 
 
@@ -63,17 +65,20 @@ def add(
     *,
     name: str | None = None,
     expires_at: datetime.datetime | None = None,
+    on_behalf_of: str | None = None,
 ) -> NewKey:
     """A new key for a user.
 
     :param name: what the user's keys are told apart by; without it `key-1`, `key-2`, …
     :param expires_at: when it ends by itself; aware of its zone
+    :param on_behalf_of: the header in which a trusted front end says who is asking
     :raises NotFoundError: there is no such user
-    :raises UsageError: the name is not allowed
+    :raises UsageError: the name, or the header's, is not allowed
     :raises ConflictError: the user has a key of that name
     """
     if name is not None and not _NAME.match(name):
         raise UsageError(f"{name[:80]!r} cannot be the name of a key", hint=f"allowed: {NAME_RULE}")
+    header = None if on_behalf_of is None else front_ends.header(on_behalf_of)
     user = users.get(connection, username)
     # one at a time for a user, for the next free number
     connection.execute("SELECT 1 FROM llama_users WHERE id = %s FOR UPDATE", [user.id])
@@ -86,9 +91,10 @@ def add(
         name = f"key-{count + 1}"
     secret = keys.generate()
     created = connection.execute(
-        "INSERT INTO llama_api_keys (user_id, name, prefix, digest, expires_at) VALUES (%s, %s, %s, %s, %s)"
+        "INSERT INTO llama_api_keys (user_id, name, prefix, digest, expires_at, on_behalf_of)"
+        " VALUES (%s, %s, %s, %s, %s, %s)"
         " ON CONFLICT (user_id, name) WHERE revoked_at IS NULL DO NOTHING RETURNING id",
-        [user.id, name, keys.display_prefix(secret), keys.digest(pepper, secret), expires_at],
+        [user.id, name, keys.display_prefix(secret), keys.digest(pepper, secret), expires_at, header],
     ).fetchone()
     if created is None:
         raise ConflictError(
@@ -118,7 +124,7 @@ def rotate(
     grace: datetime.timedelta,
     expires_at: datetime.datetime | None = None,
 ) -> tuple[NewKey, Key]:
-    """A new key with the name of the old one, and the old one, renamed, which ends after `grace`.
+    """A new key like the old one, with its name, and the old one, renamed, which ends after `grace`.
 
     :param which: as for find()
     :param expires_at: when the new key ends; without it, it lives as long as the old one was made for
@@ -137,7 +143,14 @@ def rotate(
         " expires_at = least(expires_at, now() + %s), revoked_at = CASE WHEN %s THEN now() END WHERE id = %s",
         [f"{old.name[:40]}.old-{old.id}", grace, not grace, old.id],
     )
-    new = add(connection, pepper, old.username, name=old.name, expires_at=expires_at)
+    new = add(
+        connection,
+        pepper,
+        old.username,
+        name=old.name,
+        expires_at=expires_at,
+        on_behalf_of=old.on_behalf_of,
+    )
     return new, _select(connection, "k.id = %s", old.id)[0]
 
 

@@ -65,6 +65,7 @@ class Filter:
 
     username: str | None = None
     model: str | None = None
+    end_user: str | None = None
     state: str | None = None
 
     def __post_init__(self) -> None:
@@ -77,7 +78,8 @@ class Filter:
     def condition(self) -> tuple[str, list[object]]:
         """SQL to append to a WHERE, and its parameters."""
         text, parameters = "", []
-        for column, value in (("username", self.username), ("model", self.model)):
+        for column in ("username", "model", "end_user"):
+            value = getattr(self, column)
             if value is not None:
                 text += f" AND {column} = %s"
                 parameters.append(value)

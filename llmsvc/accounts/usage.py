@@ -91,19 +91,30 @@ def known(connection: Connection, period: Period) -> Period:
     return period.widened(retention.pruned_before(connection))
 
 
-def report(connection: Connection, by: str, period: Period, username: str | None = None) -> list[Usage]:
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """Whose requests count; None for any."""
+
+    username: str | None = None
+    end_user: str | None = None
+    model: str | None = None
+
+
+ANY = Filter()
+
+
+def report(connection: Connection, by: str, period: Period, which: Filter = ANY) -> list[Usage]:
     """The sums of a period, one for each group: days in order, all else by time on the model.
 
     :param by: one of GROUPS; `total` gives one row, also where there was nothing
     :param period: as known() returns it
-    :param username: only this user's
     """
-    statement, parameters = query(by, period, username)
+    statement, parameters = query(by, period, which)
     with connection.cursor(row_factory=class_row(Usage)) as cursor:
         return cursor.execute(statement, parameters).fetchall()
 
 
-def query(by: str, period: Period, username: str | None = None) -> tuple[bytes, dict[str, object]]:
+def query(by: str, period: Period, which: Filter = ANY) -> tuple[bytes, dict[str, object]]:
     """The statement of a report and its parameters, for a connection of any kind; see report().
 
     Its rows have the fields of Usage.
@@ -116,9 +127,10 @@ def query(by: str, period: Period, username: str | None = None) -> tuple[bytes, 
         condition = f"created_at >= %(start{number})s AND created_at < %(end{number})s"
         parts.append(("llama_request_usage", condition))
         parameters |= {f"start{number}": start, f"end{number}": end}
-    if username is not None:
-        parts = [(table, f"{condition} AND username = %(username)s") for table, condition in parts]
-        parameters["username"] = username
+    for column, value in dataclasses.asdict(which).items():
+        if value is not None:
+            parts = [(table, f"{condition} AND {column} = %({column})s") for table, condition in parts]
+            parameters[column] = value
 
     union = " UNION ALL ".join(
         f"SELECT {_KEY}, {', '.join(_SUMS)} FROM {table} WHERE {condition}"  # noqa: S608 - no value is in it
@@ -137,6 +149,48 @@ def query(by: str, period: Period, username: str | None = None) -> tuple[bytes, 
         positions = ", ".join(str(number + 1) for number in range(len(groups)))
         text += f" GROUP BY {positions} ORDER BY {', '.join(order)}"
     return text.encode(), parameters
+
+
+OWN_USAGE_QUERY = """
+SELECT day, nullif(model, '') AS model, sum(requests)::bigint AS requests, sum(errors)::bigint AS errors,
+       sum(rejected)::bigint AS rejected, sum(prompt_tokens)::bigint AS prompt_tokens,
+       sum(completion_tokens)::bigint AS completion_tokens, sum(model_ms)::bigint AS model_ms,
+       sum(queue_ms)::bigint AS queue_ms
+  FROM llama_usage_daily
+ WHERE username = %(username)s AND day >= %(since)s AND day < %(until)s
+   AND (%(end_user)s::text IS NULL OR end_user = %(end_user)s)
+ GROUP BY 1, 2
+ ORDER BY 1, 2
+"""
+"""What one user may know of itself, for a connection of any kind; the rows have the fields of OwnUsage.
+
+Its parameters are `username`, `end_user` (None for all that came through the user's keys) and those of
+own_days().
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnUsage:
+    """One user's sums of a UTC day and a model, None where none was reached; as Usage has them."""
+
+    day: datetime.date
+    model: str | None
+    requests: int
+    errors: int
+    rejected: int
+    prompt_tokens: int
+    completion_tokens: int
+    model_ms: int
+    queue_ms: int
+
+
+def own_days(days: int, now: datetime.datetime | None = None) -> dict[str, datetime.date]:
+    """Parameters of OWN_USAGE_QUERY for the last UTC days, today included: `since`, and, excluded, `until`.
+
+    :param days: at least 1
+    """
+    tomorrow = (now or datetime.datetime.now(UTC)).astimezone(UTC).date() + datetime.timedelta(days=1)
+    return {"since": tomorrow - datetime.timedelta(days=days), "until": tomorrow}
 
 
 def _edges(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from psycopg.rows import class_row
 
 from llmsvc.database import Connection
 from llmsvc.errors import ConflictError, NotFoundError, UsageError
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 ROLES = ("user", "admin")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,62}\Z")
 NAME_RULE = "lower-case letters, digits, '.', '_', '@' and '-', at most 63, the first a letter or digit"
 
 _SELECT = """
-SELECT u.id, u.username, u.role, u.enabled, u.rate_limit, u.may_switch, u.created_at, u.removed_at,
+SELECT u.id, u.username, u.role, u.enabled, u.rate_limit, u.concurrent, u.tokens_per_minute, u.tokens_per_day,
+       u.max_tokens, u.weight, u.models, u.may_switch, u.created_at, u.removed_at,
        count(k.id) FILTER (WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()))
            AS active_keys,
        max(k.last_used_at) AS last_used_at
@@ -28,9 +32,12 @@ SELECT u.id, u.username, u.role, u.enabled, u.rate_limit, u.may_switch, u.create
 
 @dataclasses.dataclass(frozen=True)
 class User:
-    """A user. `rate_limit` (requests per window) is None for the default of config.env.
+    """A user. A limit of None is the default of config.env.
 
-    `may_switch`: its requests may start the model that they name, with LLAMA_PROXY_AUTOSWITCH.
+    The limits are requests per window and at once, tokens in and out per minute and day, and the tokens of
+    the longest answer. `weight`: its turns in the queue for each one of a user with weight 1. `models`: the
+    names that it may use, None for all. `may_switch`: its requests may start the model that they name, with
+    LLAMA_PROXY_AUTOSWITCH.
     """
 
     id: int
@@ -38,6 +45,12 @@ class User:
     role: str
     enabled: bool
     rate_limit: int | None
+    concurrent: int | None
+    tokens_per_minute: int | None
+    tokens_per_day: int | None
+    max_tokens: int | None
+    weight: int
+    models: list[str] | None
     may_switch: bool
     created_at: datetime.datetime
     removed_at: datetime.datetime | None
@@ -51,21 +64,20 @@ class User:
 
 
 class Changes(TypedDict, total=False):
-    """What of a user can be set; a `rate_limit` of None is the default of config.env."""
+    """What of a user can be set, as User has it."""
 
     role: str
     rate_limit: int | None
+    concurrent: int | None
+    tokens_per_minute: int | None
+    tokens_per_day: int | None
+    max_tokens: int | None
+    weight: int
+    models: list[str] | None
     may_switch: bool
 
 
-def create(
-    connection: Connection,
-    username: str,
-    *,
-    role: str = "user",
-    rate_limit: int | None = None,
-    may_switch: bool = False,
-) -> User:
+def create(connection: Connection, username: str, **settings: Unpack[Changes]) -> User:
     """A new user without keys.
 
     :raises UsageError: the name is not allowed
@@ -74,13 +86,12 @@ def create(
     if not valid_name(username):
         raise UsageError(f"{username[:80]!r} cannot be a user name", hint=f"allowed: {NAME_RULE}")
     created = connection.execute(
-        "INSERT INTO llama_users (username, role, rate_limit, may_switch) VALUES (%s, %s, %s, %s)"
-        " ON CONFLICT (username) DO NOTHING RETURNING id",
-        [username, role, rate_limit, may_switch],
+        "INSERT INTO llama_users (username) VALUES (%s) ON CONFLICT (username) DO NOTHING RETURNING id",
+        [username],
     ).fetchone()
     if created is None:
         raise _taken(connection, username)
-    return get(connection, username)
+    return change(connection, username, settings)
 
 
 def valid_name(username: str) -> bool:
@@ -120,10 +131,10 @@ def change(connection: Connection, username: str, changes: Changes) -> User:
     :raises NotFoundError: there is no such user
     """
     user = dataclasses.replace(get(connection, username), **changes)
-    connection.execute(
-        "UPDATE llama_users SET role = %s, rate_limit = %s, may_switch = %s WHERE id = %s",
-        [user.role, user.rate_limit, user.may_switch, user.id],
-    )
+    columns = ", ".join(f"{name} = %({name})s" for name in Changes.__annotations__ if name in changes)
+    if columns:
+        text = f"UPDATE llama_users SET {columns} WHERE id = %(id)s"  # noqa: S608 - no value is in it
+        connection.execute(text.encode(), {**changes, "id": user.id})
     return user
 
 

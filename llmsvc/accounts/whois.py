@@ -17,7 +17,7 @@ _LOOKED_AT = 20_000
 
 _OWNER = f"""
 SELECT k.id AS key_id, k.name, k.prefix, u.username, u.role, u.hidden, k.created_at, k.expires_at,
-       k.revoked_at, k.last_used_at, {keystore.STATE} AS state
+       k.revoked_at, k.last_used_at, k.on_behalf_of, {keystore.STATE} AS state
   FROM llama_api_keys k
   JOIN llama_users u ON u.id = k.user_id
  WHERE k.digest = %s
@@ -49,6 +49,7 @@ class Owner:
     expires_at: datetime.datetime | None
     revoked_at: datetime.datetime | None
     last_used_at: datetime.datetime | None
+    on_behalf_of: str | None
     state: str
 
 

@@ -30,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help=f"from here on: 2026-10-01, 2026-10-01T15:30, today, 7d or 12h ago (default: {_DEFAULT})",
     )
     parser.add_argument("--until", type=moments.past_local, metavar="TIME", help="to here, not included")
-    parser.add_argument("--actor", metavar="NAME", help="only what this person did")
+    parser.add_argument("--actor", type=session.utf8, metavar="NAME", help="only what this person did")
     parser.add_argument("--csv", action="store_true", help="print CSV")
     parser.set_defaults(command=_audit)
 

@@ -69,10 +69,13 @@ def _migrate(args: argparse.Namespace) -> Result:
 
 
 def _prune(args: argparse.Namespace) -> Result:
-    from llmsvc.accounts import audit, retention
+    from llmsvc.accounts import audit, erasing, retention
     from llmsvc.library.progress import ProgressLine
 
     days = session.configuration().llama_ledger_retention_days
+    if not args.dry_run:
+        with session.database() as connection:
+            erasing.forget(connection)
     if not days:
         return Result(
             {"before": None, "rows": 0}, "nothing to do: LLAMA_LEDGER_RETENTION_DAYS=0 keeps all requests"

@@ -40,13 +40,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Makes another key for a user and prints all that a client needs. The key is shown this "
         "once and works at once.",
         epilog="example:\n  sudo llmsvc key add alice --name laptop\n"
-        "  sudo llmsvc key add alice --name course --expires 2027-01-01",
+        "  sudo llmsvc key add alice --name course --expires 2027-01-01\n"
+        "  sudo llmsvc key add webui --on-behalf-of X-OpenWebUI-User-Email",
     )
     add.add_argument("user", metavar="USER", help="whose key it is")
     add.add_argument(
         "--name", metavar="NAME", help="to tell the user's keys apart (default: key-1, key-2, …)"
     )
     add_expires(add)
+    add.add_argument(
+        "--on-behalf-of",
+        metavar="HEADER",
+        help="the key is that of a trusted front end, which says in this header who is asking: each of these "
+        "has limits, turns in the queue and a line in 'usage --by end-user' of its own",
+    )
     add.add_argument("-q", "--quiet", action="store_true", help="print the key alone, for scripts")
     add.set_defaults(command=_add)
 
@@ -123,11 +130,14 @@ def _add_key(parser: argparse.ArgumentParser) -> None:
 
 def table(keys: Sequence[Key]) -> Table:
     """Keys for people."""
-    headers = ("id", "user", "name", "key", "state", "created", "last used", "expires")
-    rows = [
+    headers: tuple[str, ...] = ("id", "user", "name", "key", "state", "created", "last used", "expires")
+    rows: list[tuple[object, ...]] = [
         (k.id, k.username, k.name, f"{k.prefix}…", k.state, k.created_at, k.last_used_at, k.expires_at)
         for k in keys
     ]
+    if any(key.on_behalf_of for key in keys):
+        headers = (*headers, "on behalf of")
+        rows = [(*row, key.on_behalf_of) for row, key in zip(rows, keys, strict=True)]
     return Table(headers, rows, "no keys; see 'llmsvc key add --help'")
 
 
@@ -135,9 +145,18 @@ def _add(args: argparse.Namespace) -> Result:
     from llmsvc.accounts import keystore
 
     thing = f"{args.user}/{args.name}" if args.name else args.user
+    if args.on_behalf_of is not None:
+        thing += f" (on_behalf_of={args.on_behalf_of.lower()})"
     with session.change("key add", thing) as connection:
         pepper = session.pepper(connection)
-        new = keystore.add(connection, pepper, args.user, name=args.name, expires_at=args.expires)
+        new = keystore.add(
+            connection,
+            pepper,
+            args.user,
+            name=args.name,
+            expires_at=args.expires,
+            on_behalf_of=args.on_behalf_of,
+        )
     base_url = session.configuration().base_url
     data = {"key": new.key, **welcome.details(base_url, new.secret)}
     if args.quiet:
@@ -195,6 +214,7 @@ def _whois(args: argparse.Namespace) -> Result:
         ("expires", owner.expires_at),
         ("revoked", owner.revoked_at),
         ("last used", owner.last_used_at),
+        ("on behalf of", owner.on_behalf_of),
     ]
     if owner.hidden:
         rows[1] = ("user", f"{owner.username}: this machine's own checks, {paths.LOCAL_KEY}")
@@ -229,7 +249,8 @@ def _revoke(args: argparse.Namespace) -> Result:
 
 def _told(key: Key) -> str:
     end = f", which expires {output.cell(key.expires_at)}" if key.expires_at else ""
-    return f"key {key.name!r} of {key.username}{end}"
+    asking = f", in whose requests {key.on_behalf_of} says who is asking" if key.on_behalf_of else ""
+    return f"key {key.name!r} of {key.username}{end}{asking}"
 
 
 def _audited(key: Key) -> str:

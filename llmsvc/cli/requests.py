@@ -37,8 +37,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "  sudo llmsvc requests --user alice --state rejected --limit 100\n"
         "  sudo llmsvc requests --follow",
     )
-    parser.add_argument("--user", metavar="USER", help="only this user's")
-    parser.add_argument("--model", metavar="MODEL", help="only those that this model answered")
+    parser.add_argument("--user", type=session.utf8, metavar="USER", help="only this user's")
+    parser.add_argument(
+        "--end-user",
+        type=session.utf8,
+        metavar="NAME",
+        help="only those that a front end sent on behalf of this person",
+    )
+    parser.add_argument(
+        "--model", type=session.utf8, metavar="MODEL", help="only those that this model answered"
+    )
     parser.add_argument(
         "--state",
         metavar="STATE",
@@ -66,7 +74,7 @@ def _limit(text: str) -> int:
 def _requests(args: argparse.Namespace) -> Result | int:
     from llmsvc.accounts import requests
 
-    which = requests.Filter(args.user, args.model, args.state)
+    which = requests.Filter(args.user, args.model, args.end_user, args.state)
     if args.follow:
         return _follow(which, args.limit, as_json=getattr(args, "json", False))
     with session.database() as connection:

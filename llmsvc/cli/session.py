@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
@@ -12,8 +13,6 @@ from llmsvc import paths
 from llmsvc.errors import Error, UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    import argparse
-
     from llmsvc.config import Config
     from llmsvc.database import Connection
 
@@ -90,6 +89,15 @@ def pepper(connection: Connection) -> bytes:
     value = keys.read_pepper(paths.PEPPER)
     meta.bind_pepper(connection, value)
     return value
+
+
+def utf8(text: str) -> str:
+    """What may be asked of the database; for argparse."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no text in UTF-8") from None
+    return text
 
 
 def one_format(args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from llmsvc.cli.output import Result, Table
 from llmsvc.errors import UsageError
 
 if TYPE_CHECKING:
-    from llmsvc.accounts.usage import Period, Usage
+    from llmsvc.accounts.usage import Filter, Period, Usage
 
 _BAR = 20
 _DEFAULT_DAYS = 30
@@ -34,10 +34,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="example:\n  sudo llmsvc usage                              the last 30 days, by user\n"
         "  sudo llmsvc usage --by day --user alice\n"
         "  sudo llmsvc usage --by key --month 2026-10 --csv > october.csv\n"
+        "  sudo llmsvc usage --by end-user --user webui       the people behind a front end\n"
         "  sudo llmsvc usage --since 12h --by model",
     )
     parser.add_argument("--by", choices=_BY, default="user", help="what a line is about (default: user)")
-    parser.add_argument("--user", metavar="USER", help="only this user's")
+    parser.add_argument("--user", type=session.utf8, metavar="USER", help="only this user's")
+    parser.add_argument(
+        "--end-user",
+        type=session.utf8,
+        metavar="NAME",
+        help="only what a front end asked for on behalf of this person",
+    )
+    parser.add_argument("--model", type=session.utf8, metavar="MODEL", help="only what this model answered")
     parser.add_argument(
         "--since",
         type=moments.past_utc,
@@ -56,7 +64,7 @@ def _usage(args: argparse.Namespace) -> Result:
     session.one_format(args)
     with session.database() as connection:
         period = usage.known(connection, _period(args))
-        found = usage.report(connection, args.by, period, args.user)
+        found = usage.report(connection, args.by, period, _filter(args))
     rows = [(_group(args.by, row), [getattr(row, name) for name in _NUMBERS]) for row in found]
     total = [sum(column) for column in zip(*(numbers for _, numbers in rows), strict=True)] or [0] * len(
         _NUMBERS
@@ -74,8 +82,17 @@ def _usage(args: argparse.Namespace) -> Result:
         return Result(
             data, output.csv_text(headers, [[*group.values(), *numbers] for group, numbers in rows])
         )
-    title = f"{_told(period)}, all times in UTC" + (f", user {args.user}" if args.user else "")
+    only = [("user", args.user), ("end user", args.end_user), ("model", args.model)]
+    title = ", ".join(
+        [f"{_told(period)}, all times in UTC", *(f"{what} {name}" for what, name in only if name)]
+    )
     return Result(data, _table(title, args.by, rows, total))
+
+
+def _filter(args: argparse.Namespace) -> Filter:
+    from llmsvc.accounts.usage import Filter
+
+    return Filter(args.user, args.end_user, args.model)
 
 
 def _period(args: argparse.Namespace) -> Period:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from llmsvc.cli import key, session, welcome
-from llmsvc.cli.output import Result, Table
+from llmsvc.cli import key, limits, session, welcome
+from llmsvc.cli.output import Result, Table, printable
 from llmsvc.errors import UsageError
 
 if TYPE_CHECKING:
     from llmsvc.accounts.users import User
-
-_UNCHANGED = object()
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,26 +28,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="create a user and print a first key",
         description="Creates a user with a first key and prints all that a client needs. The key is shown "
         "this once and works at once.",
-        epilog="example:\n  sudo llmsvc user add alice\n  sudo llmsvc user add build-bot --rate-limit 600 -q",
+        epilog="example:\n  sudo llmsvc user add alice\n"
+        "  sudo llmsvc user add build-bot --rate-limit 600 --concurrent 4 -q\n"
+        "  sudo llmsvc user add course --models smollm2,gemma3 --tokens-per-day 200k --expires 90d",
     )
     add.add_argument("name", metavar="NAME", help="lower-case letters, digits, '.', '_', '@' and '-'")
-    add.add_argument(
-        "--role",
-        choices=("user", "admin"),
-        default="user",
-        help="an admin's key may also read what concerns all users (default: user)",
-    )
-    add.add_argument(
-        "--rate-limit",
-        type=_rate_limit,
-        metavar="N",
-        help="requests per window (default: LLAMA_PROXY_RATE_LIMIT of config.env)",
-    )
-    add.add_argument(
-        "--may-switch",
-        action="store_true",
-        help="requests may start the model that they name, with LLAMA_PROXY_AUTOSWITCH=1",
-    )
+    limits.add_options(add, change=False)
     key.add_expires(add)
     add.add_argument("-q", "--quiet", action="store_true", help="print the key alone, for scripts")
     add.set_defaults(command=_add)
@@ -63,26 +47,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "set",
         help="change a user's limits and rights",
         description="Changes what is given and leaves the rest. The running proxy takes it up at once.",
-        epilog="example:\n  sudo llmsvc user set alice --may-switch\n"
+        epilog="example:\n  sudo llmsvc user set alice --may-switch --weight 3\n"
+        "  sudo llmsvc user set alice --models all --tokens-per-day 2M\n"
         "  sudo llmsvc user set build-bot --rate-limit default",
     )
     change.add_argument("name", metavar="NAME", help="the user")
-    change.add_argument(
-        "--may-switch",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="requests may start the model that they name, with LLAMA_PROXY_AUTOSWITCH=1, or may not",
-    )
-    change.add_argument(
-        "--rate-limit",
-        type=_rate_limit_or_default,
-        default=_UNCHANGED,
-        metavar="N",
-        help="requests per window; 'default' for LLAMA_PROXY_RATE_LIMIT of config.env",
-    )
-    change.add_argument(
-        "--role", choices=("user", "admin"), help="an admin's key may also read what concerns all users"
-    )
+    limits.add_options(change, change=True)
     change.set_defaults(command=_set)
 
     for verb, command, text in (
@@ -104,8 +74,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="revoke all keys for good; the name is never used again (to pause a user: 'disable')",
         description="Revokes all of the user's keys for good. What it used stays in the reports, and its "
         "name is never used again. With --erase the name goes from the database as well: users, requests, "
-        "usage and audit then say erased-ID, which is never used again; its client addresses and names of "
-        "keys go too. The journal keeps the name until it is rotated. --erase also works on a user that "
+        "usage and audit then say erased-ID, which is never used again; its client addresses, names of keys "
+        "and, for a front end, the names of its users go too, and so does an end user of the same name in "
+        "any front end. The journal keeps the name until it is rotated. --erase also works on a user that "
         "was removed before.",
         epilog="example:\n  sudo llmsvc user remove alice\n  sudo llmsvc user remove alice --erase",
     )
@@ -114,15 +85,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     remove.add_argument("--yes", action="store_true", help="do not ask before --erase")
     remove.set_defaults(command=_remove)
 
-
-def _rate_limit(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to 1000000, not {text[:20]!r}")
-    return int(text)
-
-
-def _rate_limit_or_default(text: str) -> int | None:
-    return None if text == "default" else _rate_limit(text)
+    end_user = verbs.add_parser(
+        "erase-end-user",
+        help="replace the name of a front end's user in requests and usage",
+        description="For a person who used the service through a trusted front end such as Open WebUI and "
+        "wants to be forgotten: the name that the front end gave becomes erased-N in all requests and sums, "
+        "and client addresses go. The numbers stay. Whoever asks again through the front end is recorded "
+        "again, so end the account there first. The journal keeps the name until it is rotated.",
+        epilog="example:\n  sudo llmsvc usage --by end-user\n"
+        "  sudo llmsvc user erase-end-user bob@example.org\n"
+        "  sudo llmsvc user erase-end-user bob@example.org --front-end webui --yes",
+    )
+    end_user.add_argument(
+        "name", type=session.utf8, metavar="NAME", help="as 'llmsvc usage --by end-user' shows it"
+    )
+    end_user.add_argument(
+        "--front-end", metavar="USER", help="only in what this user's keys brought (default: in all)"
+    )
+    end_user.add_argument("--yes", action="store_true", help="do not ask")
+    end_user.set_defaults(command=_erase_end_user)
 
 
 def _add(args: argparse.Namespace) -> Result:
@@ -130,13 +111,7 @@ def _add(args: argparse.Namespace) -> Result:
 
     with session.change("user add", args.name) as connection:
         pepper = session.pepper(connection)
-        users.create(
-            connection,
-            args.name,
-            role=args.role,
-            rate_limit=args.rate_limit,
-            may_switch=args.may_switch,
-        )
+        users.create(connection, args.name, **limits.given(args))
         new = keystore.add(connection, pepper, args.name, expires_at=args.expires)
         user = users.get(connection, args.name)
     base_url = session.configuration().base_url
@@ -145,7 +120,8 @@ def _add(args: argparse.Namespace) -> Result:
         return Result(data, new.secret)
     return Result(
         data,
-        f"user {user.username} ({user.role}) may use the service:\n\n{welcome.welcome(base_url, new.secret)}",
+        f"user {user.username} ({user.role}) may use the service:\n\n{welcome.welcome(base_url, new.secret)}"
+        f"{_not_installed(user)}",
     )
 
 
@@ -154,14 +130,15 @@ def _list(args: argparse.Namespace) -> Result:
 
     with session.database() as connection:
         found = users.every(connection)
-    headers = ("name", "role", "state", "keys", "rate limit", "may switch", "created", "last used")
+    headers = ("name", "role", "state", "keys", "limits", "models", "may switch", "created", "last used")
     rows = [
         (
             u.username,
             u.role,
             u.state,
             u.active_keys,
-            u.rate_limit or "default",
+            limits.own(u),
+            ",".join(u.models) if u.models else "all",
             "yes" if u.may_switch else "no",
             u.created_at,
             u.last_used_at,
@@ -190,19 +167,12 @@ def _show(args: argparse.Namespace) -> Result:
 def _set(args: argparse.Namespace) -> Result:
     from llmsvc.accounts import users
 
-    changes: users.Changes = {}
-    if args.may_switch is not None:
-        changes["may_switch"] = args.may_switch
-    if args.rate_limit is not _UNCHANGED:
-        changes["rate_limit"] = args.rate_limit
-    if args.role is not None:
-        changes["role"] = args.role
+    changes = limits.given(args)
     if not changes:
         raise UsageError("nothing to change", hint="see 'llmsvc user set --help'")
-    told = " ".join(f"{name}={'default' if value is None else value}" for name, value in changes.items())
-    with session.change("user set", f"{args.name} {told}") as connection:
+    with session.change("user set", f"{args.name} {limits.told(changes)}") as connection:
         user = users.change(connection, args.name, changes)
-    return Result(_data(user), _described(user))
+    return Result(_data(user), _described(user) + _not_installed(user))
 
 
 def _disable(args: argparse.Namespace) -> Result:
@@ -246,11 +216,38 @@ def _erase(name: str, *, yes: bool) -> Result:
     )
 
 
-def _described(user: User) -> str:
-    switching = "may switch models" if user.may_switch else "may not switch models"
-    return (
-        f"{user.username}: {user.role}, {user.state}, rate limit {user.rate_limit or 'default'}, {switching}"
+def _erase_end_user(args: argparse.Namespace) -> Result:
+    from llmsvc.accounts import audit, erasing
+
+    with session.database() as connection:
+        front_ends = ", ".join(erasing.check_end_user(connection, args.name, args.front_end))
+        question = f"Replace the name {args.name} in all that came through {front_ends}, for good?"
+        session.confirm(printable(question), yes=args.yes)
+        with connection.transaction():
+            erased = erasing.erase_end_user(connection, args.name, args.front_end)
+            for one in erased:
+                audit.record(connection, "user erase-end-user", f"{one.username} {one.alias}")
+    told = " and ".join(f"{one.alias} in what came through {one.username}" for one in erased)
+    return Result(
+        [{"front_end": one.username, "name": one.alias} for one in erased],
+        f"the end user is {told} from now on",
     )
+
+
+def _described(user: User) -> str:
+    models = f"models {', '.join(user.models)}" if user.models else "all models"
+    switching = "may switch models" if user.may_switch else "may not switch models"
+    own = limits.own(user)
+    return (
+        f"{user.username}: {user.role}, {user.state}, "
+        f"{'default limits' if own == 'default' else own}, {models}, {switching}"
+    )
+
+
+def _not_installed(user: User) -> str:
+    """A note to append about allowed models that are not there, for one may be mistyped."""
+    missing = limits.unknown_models(user.models)
+    return f"\n\nnote: not installed now: {', '.join(missing)} (see 'llmsvc model list')" if missing else ""
 
 
 def _data(user: User) -> dict[str, object]:
@@ -259,8 +256,7 @@ def _data(user: User) -> dict[str, object]:
         "role": user.role,
         "state": user.state,
         "active_keys": user.active_keys,
-        "rate_limit": user.rate_limit,
-        "may_switch": user.may_switch,
+        **limits.data(user),
         "created_at": user.created_at,
         "last_used_at": user.last_used_at,
     }

@@ -81,7 +81,7 @@ def test_user_set_changes_what_is_given_and_nothing_else(ready, database):
     ready("user", "add", "alice", "--rate-limit", "5")
     assert ready.json("user", "show", "alice")["may_switch"] is False
     assert ready("user", "set", "alice", "--may-switch") == (
-        "alice: user, active, rate limit 5, may switch models\n"
+        "alice: user, active, 5 requests per window, all models, may switch models\n"
     )
     assert usable(database)["alice"].may_switch
     data = ready.json("user", "set", "alice", "--rate-limit", "default", "--role", "admin")
@@ -99,13 +99,89 @@ def test_user_set_changes_what_is_given_and_nothing_else(ready, database):
     assert "there is no user bob" in ready("user", "set", "bob", "--may-switch", code=3)
 
 
+LIMITS = {
+    "rate_limit": 7,
+    "concurrent": 2,
+    "tokens_per_minute": 10_000,
+    "tokens_per_day": 3_000_000_000,
+    "max_tokens": 500,
+    "weight": 4,
+}
+
+
+@pytest.mark.parametrize("verb", ["add", "set"])
+def test_every_limit_of_a_user_can_be_set_and_is_told(ready, database, verb):
+    if verb == "set":
+        ready("user", "add", "alice")
+    options = [word for name, value in LIMITS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    options[options.index("3000000000")] = "3000M"
+    ready("user", verb, "alice", *options, "--models", "smollm2,gemma3")
+    record = usable(database)["alice"]
+    assert {name: getattr(record, name) for name in LIMITS} == LIMITS
+    assert record.models == ("gemma3", "smollm2")
+    data = ready.json("user", "show", "alice")
+    assert {name: data[name] for name in LIMITS} == LIMITS
+    assert data["models"] == ["gemma3", "smollm2"]
+    told = "7 requests per window, 2 at once, 10,000 tokens a minute, 3,000,000,000 tokens a day"
+    for text in (ready("user", "show", "alice"), ready("user", "list")):
+        assert f"{told}, 500 tokens an answer, weight 4" in text
+        assert "gemma3" in text
+
+    back = [
+        word for name in LIMITS if name != "weight" for word in (f"--{name.replace('_', '-')}", "default")
+    ]
+    ready("user", "set", "alice", *back, "--weight", "1", "--models", "all")
+    record = usable(database)["alice"]
+    assert [getattr(record, name) for name in (*LIMITS, "models")] == [None] * 5 + [1, None]
+    assert audit(database)[-1] == (
+        "user set",
+        "alice rate_limit=default concurrent=default tokens_per_minute=default tokens_per_day=default "
+        "max_tokens=default weight=1 models=all",
+    )
+    assert "default limits, all models" in ready("user", "show", "alice")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--rate-limit", "0", "must be a number from 1 to 1000000, or 'default', not '0'"),
+        ("--concurrent", "-1", "not '-1'"),
+        ("--tokens-per-minute", "1e9", "not '1e9'"),
+        ("--tokens-per-day", "1000001M", "must be a number from 1 to 1000000000000"),
+        ("--max-tokens", "\u0663", "must be a number"),
+        ("--weight", "101", "must be a number from 1 to 100, not '101'"),
+        ("--weight", "default", "must be a number from 1 to 100, not 'default'"),
+        ("--models", "smollm2,", "'' is no model's name"),
+        ("--models", "current", "'current' is no model's name"),
+        ("--models", "../x", "'../x' is no model's name"),
+        ("--models", ",".join(f"m{n}" for n in range(101)), "at most 100 models"),
+    ],
+)  # fmt: skip
+def test_a_limit_that_makes_no_sense_is_refused_and_changes_nothing(ready, database, option, value, said):
+    ready("user", "add", "alice")
+    before = usable(database)
+    error = ready("user", "set", "alice", f"{option}={value}", code=2)
+    assert error.startswith(f"llmsvc: argument {option}: ") and said in error
+    assert len(error.splitlines()) == 2
+    ready("user", "add", "bob", f"{option}={value}", code=2)
+    assert usable(database) == before
+
+
+def test_an_allowed_model_that_is_not_installed_is_taken_and_named(ready, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "MODELS_D", tmp_path)
+    (tmp_path / "smollm2.env").touch()
+    assert "\nnote: not installed now: smolm2 " in ready("user", "add", "alice", "--models", "smollm2,smolm2")
+    assert "\nnote: not installed now: smolm2 " in ready("user", "set", "alice", "--models", "smolm2")
+    assert "note:" not in ready("user", "set", "alice", "--models", "smollm2")
+
+
 def test_a_new_user_may_switch_where_it_is_said(ready, database):
     assert ready.json("user", "add", "alice", "--may-switch")["user"]["may_switch"] is True
     ready("user", "add", "bob")
     assert [record.may_switch for _, record in sorted(usable(database).items())] == [True, False]
     lines = ready("user", "list").splitlines()
     assert "MAY SWITCH" in lines[0]
-    assert [line.split()[5] for line in lines[1:]] == ["yes", "no"]
+    assert [line.split()[6] for line in lines[1:]] == ["yes", "no"]
 
 
 def test_keys_are_listed_and_revoked(ready, database):

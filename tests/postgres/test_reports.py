@@ -35,7 +35,8 @@ def day(text, **changes):
 
 
 def counts(connection, by, period=OCTOBER, username=None):
-    found = usage.report(connection, by, usage.known(connection, period), username)
+    which = usage.Filter(username)
+    found = usage.report(connection, by, usage.known(connection, period), which)
     return [(row.username or row.model or row.day, row.requests) for row in found]
 
 
@@ -440,7 +441,7 @@ def plan(connection, statement, parameters):
 
 @pytest.mark.parametrize("by", usage.GROUPS)
 def test_a_report_of_whole_days_reads_no_single_request(connection, by):
-    assert "llama_requests" not in plan(connection, *usage.query(by, OCTOBER, "alice"))
+    assert "llama_requests" not in plan(connection, *usage.query(by, OCTOBER, usage.Filter("alice")))
     assert "llama_requests" in plan(connection, *usage.query(by, Period(at("2026-10-01T01:00:00"))))
 
 
