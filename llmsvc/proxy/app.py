@@ -160,6 +160,12 @@ def routes(services: Services) -> FastAPI:
     async def cancel_request(request: Request, request_id: str) -> JSONResponse:
         return JSONResponse(requests.cancel(services, participant(request), request_id))
 
+    @app.get("/v1/usage")
+    async def show_usage(request: Request) -> JSONResponse:
+        who = participant(request)
+        shown = await services.usage.of(who, request.query_params.get("days", "30"))
+        return JSONResponse(shown, headers=_texts(services.limits.headers(who)))
+
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         if not requests.sees_all(participant(request)):

@@ -32,6 +32,7 @@ from llmsvc.proxy.status import Speed, Status
 from llmsvc.proxy.switcher import Manager, Switcher
 from llmsvc.proxy.unloaded import Memory
 from llmsvc.proxy.upstream import Upstream
+from llmsvc.proxy.usage import UsageReader
 from llmsvc.systemd import activation, journal
 
 
@@ -116,6 +117,7 @@ def run(
             speed=Speed(),
             ledger=Ledger(places.state / "ledger.spool", conninfo),
             metrics=Metrics(),
+            usage=UsageReader(conninfo),
             running=running,
         )
         status = Status(services.keys, queue, services.upstream, services.ledger, services.speed, memory)

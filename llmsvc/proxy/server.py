@@ -184,6 +184,7 @@ class Server(uvicorn.Server):
     async def _stop(self) -> None:
         await _end(self._tasks)
         limits.save(self._services.limits.dump(), self._limits_file)
+        await self._services.usage.close()
         await self._services.ledger.close()
         await self._services.upstream.close()
 

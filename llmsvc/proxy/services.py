@@ -16,6 +16,7 @@ from llmsvc.proxy.poison import Poison
 from llmsvc.proxy.status import Speed
 from llmsvc.proxy.switcher import Switcher
 from llmsvc.proxy.upstream import Upstream
+from llmsvc.proxy.usage import UsageReader
 from llmsvc.systemd.journal import Journal
 
 if TYPE_CHECKING:
@@ -38,4 +39,5 @@ class Services:
     speed: Speed
     ledger: Ledger
     metrics: Metrics
+    usage: UsageReader
     running: set[Exchange]

@@ -75,11 +75,10 @@ def test_parallel_requests_take_no_token_too_many(make_stack: Any) -> None:
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.json()["error"]["type"] == "tokens"
     assert 0 < int(refused.headers["retry-after"]) <= 60
-    left = ask(stack, key).headers
-    assert (left["x-ratelimit-limit-tokens"], int(left["x-ratelimit-remaining-tokens"])) == (
-        "100",
-        100 - sum(used),
-    )
+    with stack.http(key) as client:
+        left = client.get("/v1/models").headers
+    assert left["x-ratelimit-limit-tokens"] == "100"
+    assert int(left["x-ratelimit-remaining-tokens"]) == 100 - sum(used)
     # after a restart, too
     stack.stop_proxy()
     stack.start_proxy()
@@ -147,15 +146,17 @@ def test_who_had_its_time_gives_way_to_others(make_stack: Any) -> None:
 
 def test_weights_are_turns(stack: Any) -> None:
     heavy, light = stack.add_key("heavy", weight=4), stack.add_key("light")
-    first = stack.add_key("first")
     before = len(stack.mock()["served"])
-    with busy(stack, first, silent=1.0):
+    with busy(stack, stack.add_key(), silent=60), stack.http(stack.served_key) as ours:
         with concurrent.futures.ThreadPoolExecutor(12) as pool:
             sent = [
-                pool.submit(lambda key=key, name=name: ask(stack, key, user=name))
+                pool.submit(ask, stack, key, user=name)
                 for key, name, count in ((light, "light", 4), (heavy, "heavy", 8))
                 for _ in range(count)
             ]
+            wait_for(lambda: ours.get("/v1/queue").json()["waiting"] == 12)
+            first = ours.get("/v1/queue").json()["data"][0]
+            assert ours.post(f"/v1/requests/{first['id']}/cancel").status_code == 200
             assert all(one.result().status_code == 200 for one in sent)
     served = [name for name in stack.mock()["served"][before:] if name]
     assert served[:5].count("heavy") == 4, served
@@ -164,7 +165,7 @@ def test_weights_are_turns(stack: Any) -> None:
 
 def test_the_queue_shows_ones_own_and_admins_all(stack: Any) -> None:
     alice, bob, admin = stack.add_key("alice"), stack.add_key("bob"), stack.add_key("root", role="admin")
-    with busy(stack, alice, 2) as answers, stack.http(bob) as mine, stack.http(admin) as theirs:
+    with busy(stack, alice, 2, silent=60) as answers, stack.http(bob) as mine, stack.http(admin) as theirs:
         assert mine.get("/v1/queue").json() | {"slots": 1} == {
             "object": "list", "data": [], "running": 1, "waiting": 1, "slots": 1,
         }  # fmt: skip
@@ -189,6 +190,40 @@ def test_an_answer_that_had_to_wait_tells_its_place(stack: Any) -> None:
         answer = ask(stack, stack.add_key())
     assert answer.headers["x-queue-position"] == "1"
     assert "x-queue-position" not in ask(stack, stack.add_key()).headers
+
+
+def test_everybody_sees_their_own_usage(stack: Any) -> None:
+    key, other = stack.add_key("using"), stack.add_key("front", on_behalf_of="x-user")
+    for _ in range(3):
+        ask(stack, key)
+    ask(stack, other, headers={"x-user": "anna"})
+    ask(stack, other, headers={"x-user": "ben"})
+    stack.rows("using", 3)
+    stack.rows("front", 2)
+
+    def usage(key: str, query: str = "", **headers: str) -> dict[str, Any]:
+        with stack.http(key) as client:
+            return dict(client.get(f"/v1/usage{query}", headers=headers).json())
+
+    found = usage(key, "?days=1")
+    assert (found["user"], found["time_zone"], found["since"] == found["until"]) == ("using", "UTC", True)
+    assert [(row["model"], row["requests"], row["prompt_tokens"]) for row in found["data"]] == [
+        ("mock", 3, 9)
+    ]
+    assert found["total"]["completion_tokens"] == 6
+    assert usage(other, **{"x-user": "anna"})["total"]["requests"] == 1
+    assert usage(other)["total"]["requests"] == 2
+    for days in ("0", "367", "x", "-1", "", "\u0661"):
+        assert usage(key, f"?days={days}")["error"]["param"] == "days"
+
+
+def test_usage_without_postgres_is_503_and_comes_back(running: Any) -> None:
+    key = running.add_key()
+    with running.http(key) as client:
+        assert client.get("/v1/usage").json()["data"] == []
+        with running.postgres_stopped():
+            assert client.get("/v1/usage").status_code == 503
+        wait_for(lambda: client.get("/v1/usage").status_code == 200, 30)
 
 
 def test_metrics_are_for_admins_and_count_what_the_ledger_counts(running: Any) -> None:
