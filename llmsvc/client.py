@@ -7,7 +7,7 @@ import json
 import urllib.parse
 from collections.abc import Iterator
 
-from llmsvc.errors import DeniedError, Error, UnavailableError
+from llmsvc.errors import DeniedError, Error, NotFoundError, UnavailableError
 
 
 def chat(
@@ -60,6 +60,19 @@ def get_json(base_url: str, path: str, key: str | None = None, *, timeout: float
         return response.status, None
 
 
+def cancel(base_url: str, key: str, request_id: str) -> str:
+    """Ends a request that waits or runs; returns whose it was, as `alice` or `webui/anna@example.org`.
+
+    :raises NotFoundError: none of this id waits or runs
+    :raises UnavailableError: the proxy does not answer
+    :raises DeniedError: the key is not accepted
+    """
+    response = _request(base_url, f"/requests/{urllib.parse.quote(request_id, safe='')}/cancel", key, {}, 10)
+    with response:
+        told = json.loads(response.read())
+    return str(told["user"]) + (f"/{told['end_user']}" if told["end_user"] else "")
+
+
 def _connect(base_url: str, timeout: float) -> http.client.HTTPConnection:
     url = urllib.parse.urlsplit(base_url)
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
@@ -86,6 +99,8 @@ def _request(base_url: str, path: str, key: str, body: object, timeout: float) -
         message = json.loads(raw)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         message = f"HTTP status {response.status}"
+    if response.status == 404:
+        raise NotFoundError(message)
     if response.status in (401, 403):
         raise DeniedError(message, hint="set OPENAI_API_KEY to a key that 'llmsvc key list' shows as valid")
     raise UnavailableError(message, hint="'llmsvc status' shows what runs")

@@ -22,6 +22,7 @@ _ORDER = ("active", "deactivating", "activating", "failed")
 _FROM_PROXY = (
     "running",
     "waiting",
+    "expected_seconds",
     "unloaded",
     "held_since",
     "tokens_per_second",
@@ -47,6 +48,7 @@ def gather() -> dict[str, Any]:
     last = rollback.last()
     return {
         "ready": _ready(base_url),
+        "queue": _queue(base_url),
         **_model(instances, proxy),
         **{key: proxy.get(key) for key in _FROM_PROXY},
         "rollback": {key: getattr(last, key) for key in _OF_ROLLBACK} if last else None,
@@ -128,6 +130,18 @@ def _ready(base_url: str) -> bool:
         return client.get_json(base_url, "/ready", timeout=_READY_SECONDS)[0] == 200
     except Error:
         return False
+
+
+def _queue(base_url: str) -> list[dict[str, Any]] | None:
+    """The requests that run and wait, as the proxy tells them to whoever has a key; None without one."""
+    from llmsvc import client
+    from llmsvc.cli.ask import own_key
+
+    try:
+        _, told = client.get_json(base_url, "/v1/queue", own_key(), timeout=_READY_SECONDS)
+        return list(told["data"]) if isinstance(told, dict) else None
+    except (Error, KeyError):
+        return None
 
 
 def _proxy_status(file: Path) -> dict[str, Any]:

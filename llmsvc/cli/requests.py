@@ -29,13 +29,14 @@ _WIDTHS = (19, 14, 16, 12, 6, 6, 6, 7, 7, 15, 36)
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "requests",
-        help="show the latest requests, or follow them",
+        help="show the latest requests, follow them, or cancel one",
         description="Shows the latest requests that have ended, the newest last: who, model, how it "
         "ended, tokens in and out, wait in the queue, time in all, and from where. Prompts and answers "
         "are kept nowhere. Times are of this machine's zone.",
         epilog="example:\n  sudo llmsvc requests\n"
         "  sudo llmsvc requests --user alice --state rejected --limit 100\n"
-        "  sudo llmsvc requests --follow",
+        "  sudo llmsvc requests --follow\n"
+        "  sudo llmsvc requests cancel 019ac3f0-5b1c-7d3e-9a40-0c2f6d1e8b77",
     )
     parser.add_argument("--user", type=session.utf8, metavar="USER", help="only this user's")
     parser.add_argument(
@@ -63,6 +64,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="go on with new ones until Ctrl-C; --json: one object a line",
     )
     parser.set_defaults(command=_requests)
+    verbs = parser.add_subparsers(metavar="VERB")
+    cancel = verbs.add_parser(
+        "cancel",
+        help="end a request that waits or runs",
+        description="Ends a request that waits or runs; its client gets 403 'request_cancelled'. "
+        "'sudo llmsvc status' shows the ids. Without root: the requests of the key in OPENAI_API_KEY.",
+        epilog="example: sudo llmsvc requests cancel 019ac3f0-5b1c-7d3e-9a40-0c2f6d1e8b77",
+    )
+    cancel.add_argument("id", metavar="ID", help="the request's id, as its x-request-id header has it")
+    cancel.set_defaults(command=_cancel)
 
 
 def _limit(text: str) -> int:
@@ -81,6 +92,15 @@ def _requests(args: argparse.Namespace) -> Result | int:
         found = requests.latest(connection, which, args.limit)
     rows = [_cells(request) for request in found]
     return Result([_data(request) for request in found], Table(_HEADERS, rows, "no requests", right=_RIGHT))
+
+
+def _cancel(args: argparse.Namespace) -> Result:
+    from llmsvc import client
+    from llmsvc.cli.ask import own_key
+
+    user = client.cancel(session.configuration().base_url, own_key(), args.id)
+    session.note("requests cancel", f"{args.id} of {user}")
+    return Result({"id": args.id, "user": user, "cancelled": True}, f"cancelled {user}'s request {args.id}")
 
 
 def _follow(which: Filter, limit: int, *, as_json: bool) -> int:

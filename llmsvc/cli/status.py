@@ -27,8 +27,11 @@ _ALWAYS_NEW = (
     "proxy",
     "socket",
     "held_since",
+    "expected_seconds",
+    "queue",
 )
 """Keys whose change alone is no news."""
+_MOST_ENTRIES = 20
 _ALTERNATE, _NORMAL = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _RED, _GREEN, _YELLOW, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
@@ -129,6 +132,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "failed", f"{failed['model']}  {failed['result']}{_since(failed['since'])}"
     if requests := _requests(found):
         yield "requests", ", ".join(requests)
+    yield from _queue(found["queue"] or [])
     if last := found["last_switch"]:
         yield "switch", _switch(last)
     if found["rollback"]:
@@ -175,7 +179,22 @@ def _requests(found: dict[str, Any]) -> list[str]:
     waiting = f"{found['waiting']} waiting"
     if held and found["waiting"]:
         waiting += f" for a model since {clock(held)}"
+    elif found["waiting"] and found["expected_seconds"]:
+        waiting += f" (a new one for about {duration(found['expected_seconds'])})"
     return [f"{found['running']} running", waiting]
+
+
+def _queue(entries: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """The requests that run and wait, as root and admins may see them."""
+    for entry in entries[:_MOST_ENTRIES]:
+        user = (entry.get("user") or "you") + (f"/{entry['end_user']}" if entry.get("end_user") else "")
+        wanted = f" for {entry['model']}" if entry["model"] and entry["position"] else ""
+        expected = entry["expected_seconds"]
+        turn = f", its turn in about {duration(expected)}" if expected else ""
+        what = f"{entry['state']}{wanted} for {duration(entry['seconds'])}{turn}"
+        yield f"  {entry['position'] or '-':>3}", f"{entry['id']}  {user}  {what}"
+    if len(entries) > _MOST_ENTRIES:
+        yield "", f"and {len(entries) - _MOST_ENTRIES} more: --json shows all"
 
 
 def _switch(last: dict[str, Any]) -> str:

@@ -74,6 +74,7 @@ class Status:
             "loading": loading.text if loading else None,
             "running": self.upstream.running,
             "waiting": self.queue.waiting,
+            "expected_seconds": self.queue.expected_seconds(self.queue.waiting + 1),
             "held_since": self.upstream.lost_at,
             "tokens_per_second": self.speed.tokens_per_second(),
             "database": self.keys.database_ok,

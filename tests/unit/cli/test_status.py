@@ -28,6 +28,7 @@ PROXY = {
     "loading": None,
     "running": 1,
     "waiting": 2,
+    "expected_seconds": 12.5,
     "held_since": None,
     "tokens_per_second": 36.8,
     "database": True,
@@ -63,6 +64,8 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(manager, "instances", lambda: host.instances)
     monkeypatch.setattr(manager, "states", lambda units: [state(unit) for unit in units])
     monkeypatch.setattr(manager, "queued_start", lambda: host.queued)
+    monkeypatch.setattr(paths, "LOCAL_KEY", tmp_path / "local-key")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(client, "get_json", lambda *about, **options: (200 if host.ready else 503, None))
     return host
 
@@ -79,13 +82,38 @@ def test_all_is_told_on_a_line_each(host):
     (host.root / "default-model").symlink_to("models.d/smollm2.env")
     lines = shown()
     assert re.fullmatch(r"smollm2  ready since .* \(1 min\)  36.8 tokens/s", lines["model"])
-    assert lines["requests"] == "1 running, 2 waiting"
+    assert lines["requests"] == "1 running, 2 waiting (a new one for about 12 s)"
     assert re.fullmatch(r"gemma3 -> smollm2 at .* in 1.4 s: ok", lines["switch"])
     assert re.fullmatch(r"dud failed at .*; went back to smollm2; bad", lines["rollback"])
     assert lines["default"] == "smollm2"
     assert lines["proxy"].startswith("active since")
     assert lines["database"] == "ok"
     assert lines["clients"] == "http://127.0.0.1:8001/v1  ready"
+
+
+def test_who_has_a_key_sees_the_queue(host, monkeypatch):
+    def get_json(base_url, path, key=None, **options):
+        if path != "/v1/queue":
+            return 200, None
+        assert key == "sk-llm-ours"
+        seen = {"model": None, "end_user": None}
+        return 200, {
+            "data": [
+                {**seen, "id": "a", "user": "alice", "state": "running", "position": 0, "seconds": 3.0}
+                | {"model": "smollm2", "expected_seconds": 0.0},
+                {**seen, "id": "b", "user": "webui", "state": "waiting", "position": 1, "seconds": 2.0}
+                | {"end_user": "anna\x1b[2J", "expected_seconds": 8.0},
+            ]
+        }
+
+    host.proxy()
+    (host.root / "local-key").write_text("sk-llm-ours\n")
+    monkeypatch.setattr(client, "get_json", get_json)
+    lines = status.text(overview.gather()).splitlines()
+    assert [line.strip() for line in lines if " a " in line or " b " in line] == [
+        "-     a  alice  running for 3.0 s",
+        "1     b  webui/anna?[2J  waiting for 2.0 s, its turn in about 8.0 s",
+    ]
 
 
 def test_the_exit_status_tells_whether_requests_are_answered(host, capsys):
