@@ -184,7 +184,7 @@ def _explain(error: StartError, begin: float, line: ProgressLine) -> StartError:
 
 def _await_back(begin: float, line: ProgressLine) -> tuple[str | None, bool]:
     """The model that runs after the failure, and whether it is ready; (None, False) if none comes."""
-    from llmsvc.systemd import manager
+    from llmsvc.systemd import manager, rollback
 
     deadline = time.monotonic() + _BACK_SECONDS
     quiet_until = time.monotonic() + _NOTHING_SECONDS
@@ -200,7 +200,8 @@ def _await_back(begin: float, line: ProgressLine) -> tuple[str | None, bool]:
             line.show(f"going back: {of_load}", detail)
             quiet_until = time.monotonic() + _NOTHING_SECONDS
         elif time.monotonic() > quiet_until or _gave_up(begin):
-            return None, False
+            if not rollback.at_work():
+                return None, False
         else:
             line.show("going back to the last good model")
         time.sleep(_LOOK_SECONDS)

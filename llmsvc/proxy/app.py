@@ -134,17 +134,21 @@ def routes(services: Services) -> FastAPI:
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
+        # what `systemctl` has done counts at once
+        await services.upstream.scan()
         is_ready = services.switcher.loaded is not None and services.keys.database_ok
         return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
 
     @app.get("/v1/models")
     async def list_models(request: Request) -> JSONResponse:
         record = authenticate(request)
+        await services.upstream.scan()
         return JSONResponse({"object": "list", "data": models(record)}, headers=limits(record, request))
 
     @app.get("/v1/models/{model_id}")
     async def show_model(request: Request, model_id: str) -> JSONResponse:
         record = authenticate(request)
+        await services.upstream.scan()
         known = models(record)
         found = next((model for model in known if model["id"] == model_id), None)
         if found is None:

@@ -2,7 +2,8 @@
 
 On SIGTERM we stop accepting; systemd keeps the listening sockets, so new connections wait there for the next
 process, or are refused where systemd is about to close the sockets too. Connections that were accepted
-already get a moment to send their request, and all requests, running or waiting, are served for a while.
+already get a moment to send their next request, from their last answer on, for a client may have sent it
+before it hears of our end; and all requests, running or waiting, are served for a while.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from llmsvc.systemd.manager import SOCKET
 
 _log = logging.getLogger(__name__)
 
-_LINGER_SECONDS = 0.25
+# a busy client sends its next request within milliseconds, if the machine lets it
+_LINGER_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
 _FIRST_KEYS_SECONDS = 1.0
 _STATUS_SECONDS = 0.2
 _SAVE_SECONDS = 5.0
@@ -52,6 +55,37 @@ _WRITE_BUFFER_BYTES = 8 * 1024 * 1024
 class _Protocol(HttpToolsProtocol):
     # httptools has no limit of its own: who never ends a header would fill our memory, without any key
     _head_bytes = 0
+    _quiet_since = 0.0
+    _leaving = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._quiet_since = time.monotonic()
+        super().connection_made(transport)
+
+    def on_response_complete(self) -> None:
+        self._quiet_since = time.monotonic()
+        super().on_response_complete()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self._leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def leave(self, now: float) -> bool:
+        """Closes it if no request comes any more; else its next answer says that it is the last one.
+
+        :returns: whether a request may be on its way
+        """
+        self._leaving = True
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.response_complete:
+            if self._quiet_since + _LINGER_SECONDS > now:
+                return True
+            self.transport.close()
+        elif not cycle.response_started:
+            cycle.keep_alive = False
+        # one whose headers are out already has promised to take another request
+        return False
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
@@ -150,13 +184,12 @@ class Server(uvicorn.Server):
             server.close()
         for sock in sockets or []:
             sock.close()
-        self._close_after_answer()
-        linger_until = time.monotonic() + _LINGER_SECONDS
-        while time.monotonic() < deadline and (services.running or time.monotonic() < linger_until):
-            if self.force_exit:
-                break
-            await asyncio.sleep(0.02)
-            self._close_after_answer()
+        lingering = True
+        while (lingering or services.running) and time.monotonic() < deadline and not self.force_exit:
+            # before the sleep: what came while we had no time is read in it
+            now = time.monotonic()
+            await asyncio.sleep(_LOOK_SECONDS)
+            lingering = self._leave_connections(now)
         for exchange in list(services.running):
             exchange.abort(STOPPING)
         # an exchange that was just aborted ends its answer before the connections are closed
@@ -175,11 +208,10 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
 
-    def _close_after_answer(self) -> None:
-        for connection in self.server_state.connections:
-            cycle: RequestResponseCycle | None = cast(HttpToolsProtocol, connection).cycle
-            if cycle is not None and not cycle.response_complete:
-                cycle.keep_alive = False
+    def _leave_connections(self, now: float) -> bool:
+        """Closes those that are done with; returns whether a request may be on its way on another one."""
+        left = [cast(_Protocol, connection).leave(now) for connection in self.server_state.connections]
+        return any(left)
 
     async def _stop(self) -> None:
         await _end(self._tasks)

@@ -53,6 +53,7 @@ class Upstream:
         self.last_switch: Switch | None = None
         self.lost_at: float | None = time.time()
         """Since when there is none, Unix time."""
+        self._looking = asyncio.Lock()
 
     @property
     def backend(self) -> Backend | None:
@@ -78,7 +79,11 @@ class Upstream:
         return model if model == self.coming else None
 
     async def scan(self) -> None:
-        """Looks once who is ready."""
+        """Looks who is ready, for whoever must know what systemd has done by now."""
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         ready, coming = ready_instances(self._instances)
         self._queue.see_loading(coming)
         current = self.backend

@@ -162,8 +162,9 @@ def offer(name: str) -> bool:
     start = ["systemctl", "start", "--no-block", "--job-mode=fail", unit(name)]
     if run(start, check=False).returncode:
         return False
-    # that mode leaves out the stop of a model that declares the conflict itself: two would run
-    if running(but=name) or queued_start(but=name):
+    # that mode leaves out the stop of a model that declares the conflict itself: two would run. In this
+    # order, for a start that is done meanwhile has left a model that runs.
+    if queued_start(but=name) or running(but=name):
         stop(name)
         return False
     return True

@@ -64,9 +64,17 @@ def good_models() -> list[str]:
 
 def await_end() -> None:
     """Returns once no rollback is at work; that takes a second, or as long as requests are finishing."""
-    shown = ["systemctl", "is-active", "llama-server-rollback@*.service"]
-    while "activating" in run(shown, check=False).stdout.split():
+    while at_work():
         time.sleep(0.1)
+
+
+def at_work() -> bool:
+    """Whether a model has failed and what comes next is still being decided."""
+    units = "llama-server-rollback@*.service"
+    states = run(["systemctl", "is-active", units], check=False).stdout.split()
+    if not {"active", "activating", "deactivating"}.isdisjoint(states):
+        return True
+    return bool(run(["systemctl", "list-jobs", "--plain", "--no-legend", units], check=False).stdout.strip())
 
 
 def roll_back(failed: str, default: str | None, journal: Journal) -> Rollback | None:
@@ -82,9 +90,10 @@ def roll_back(failed: str, default: str | None, journal: Journal) -> Rollback | 
             journal.send(f"{failed} did not end cleanly when it was told to stop; nothing else to do")
             return None
         # where a mount failed, the model that ran may still be finishing its requests
-        while manager.jobs() == {"stop"}:
+        while (jobs := manager.jobs()) == {"stop"}:
             time.sleep(0.1)
-        if (other := manager.running()) or manager.jobs():
+        # in this order: a start that is done by now has left a model that runs
+        if (other := manager.running()) or jobs:
             journal.send(f"{failed} failed; {other or 'another command'} comes first")
             return None
         before = last()

@@ -53,18 +53,21 @@ class Machine:
         return self.exec("bash", "-euc", script, check=check)
 
     def reboot(self) -> None:
-        subprocess.run([SANDBOX, "reboot", self.name], check=True, timeout=120)
+        subprocess.run([SANDBOX, "reboot", self.name], check=True, timeout=300)
 
     def states(self, *units: str) -> list[str]:
         """The active state of each unit."""
         return self.exec("systemctl", "is-active", *units, check=False).stdout.split()
 
     def await_states(self, units: list[str], states: list[str], seconds: float = 60) -> None:
-        """Until the units have these states."""
-        deadline = time.monotonic() + seconds
-        while (now := self.states(*units)) != states:
-            assert time.monotonic() < deadline, f"{units} are {now}, not {states}"
-            time.sleep(0.2)
+        """Until the units have these states; looks closely, for some do not last."""
+        look = (
+            'end=$((SECONDS + $1)); shift; until now=$(systemctl is-active "${@:2}"); [ "$now" = "$1" ]; do '
+            "[ $SECONDS -lt $end ] || exit 1; sleep 0.02; done"
+        )
+        arguments = [str(round(seconds)), "\n".join(states), *units]
+        done = self.exec("bash", "-c", look, "bash", *arguments, check=False, seconds=seconds + 60)
+        assert done.returncode == 0, f"{units} are {self.states(*units)}, not {states}"
 
     def start(self, model: str) -> None:
         self.exec("systemctl", "start", f"llama-server@{model}")
@@ -78,7 +81,9 @@ class Machine:
         return json.loads(rows)  # type: ignore[no-any-return]
 
     def journal(self, *arguments: str) -> list[dict[str, Any]]:
-        """Entries of the journal, since the machine was made."""
+        """Entries of the journal since the machine was made, up to now."""
+        # what was said before the call may still wait to be written
+        self.exec("journalctl", "--sync")
         lines = self.exec("journalctl", "-o", "json", "--no-pager", *arguments).stdout.splitlines()
         return [json.loads(line) for line in lines]
 
@@ -123,6 +128,15 @@ class Machine:
         return self.out("llmsvc", "user", "add", name, "-q", *options)
 
 
+def await_journal(machine: Machine, since: float, *match: str) -> list[dict[str, Any]]:
+    """The entries since then that match, once there are any."""
+    deadline = time.monotonic() + 30
+    while not (found := machine.journal(f"--since=@{since:.3f}", *match)):
+        assert time.monotonic() < deadline, f"no {match}"
+        time.sleep(0.1)
+    return found
+
+
 def _enter(descriptor: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, CLONE_NEWNET):
@@ -157,7 +171,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
             pytest.fail(f"the machine did not come up:\n{up.stdout}")
         yield machine
     finally:
-        subprocess.run([SANDBOX, "down", machine.name], check=False, timeout=60, capture_output=True)
+        subprocess.run([SANDBOX, "down", machine.name], check=False, timeout=300, capture_output=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 
 import pytest
+
+from tests.machine.conftest import SANDBOX
 
 FILE = "/var/lib/llmsvc/models/gemma-3-270m-q4_k_m.gguf"
 ENV = "/etc/llmsvc/models.d/gemma3.env"
@@ -120,16 +123,20 @@ def test_a_switch_is_one_entry_of_the_journal_with_who_did_it(machine):
 
 
 def test_a_load_is_seen_by_everybody_and_ctrl_c_does_not_end_it(machine):
-    drop_in(machine, "ExecStartPre=/bin/sleep 3")
-    interrupted = machine.exec(
-        *("timeout", "--preserve-status", "-s", "INT", "2", "llmsvc", "start", "gemma3"), check=False
-    )
-    assert interrupted.returncode == 130
-    assert "the start of gemma3 goes on in systemd" in interrupted.stderr
+    units = ["llama-server@gemma3", "llama-server@smollm2"]
+    drop_in(machine, "ExecStartPre=/bin/sh -c 'until [ -e /run/llama-server/gemma3/go ]; do sleep 0.1; done'")
+    command = [SANDBOX, "exec", machine.name, "--", "llmsvc", "start", "gemma3"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starting:
+        machine.await_states(units, ["activating", "inactive"])
+        machine.shell("kill -s INT $(pgrep -f '/llmsvc start gemma3$')")
+        _, said = starting.communicate(timeout=60)
+    assert starting.returncode == 130
+    assert "the start of gemma3 goes on in systemd" in said
     status = llmsvc(machine, "status", user="nobody")
     assert status.returncode == 3
     assert re.search(r"^model +gemma3  loading", status.stdout, re.MULTILINE)
-    machine.await_states(["llama-server@gemma3", "llama-server@smollm2"], ["active", "inactive"])
+    machine.exec("touch", "/run/llama-server/gemma3/go")
+    machine.await_states(units, ["active", "inactive"])
 
 
 def test_status_watch_tells_each_change(machine):

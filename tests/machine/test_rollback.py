@@ -6,11 +6,10 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from tests.machine.conftest import Machine
+from tests.machine.conftest import Machine, await_journal
 
 MODELS = "/etc/llmsvc/models.d"
 FILES = "/var/lib/llmsvc/models"
@@ -60,14 +59,6 @@ def own_errors(machine: Machine, name: str, since: float) -> list[str]:
     """What the unit's own processes said with priority err."""
     match = f"_SYSTEMD_UNIT=llama-server@{name}.service"
     return [entry["MESSAGE"] for entry in machine.journal(f"--since=@{since:.3f}", "-p", "3", match)]
-
-
-def await_journal(machine: Machine, since: float, *match: str) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + 30
-    while not (found := machine.journal(f"--since=@{since:.3f}", *match)):
-        assert time.monotonic() < deadline, f"no {match}"
-        time.sleep(0.1)
-    return found
 
 
 def done_last(machine: Machine) -> dict[str, object]:
@@ -136,14 +127,39 @@ def test_a_file_that_went_away_unseen_gives_the_old_model_back_and_one_that_came
         machine.exec("systemctl", "start", "llmsvc-models.path")
 
 
-def test_many_failed_starts_in_a_row_are_all_alike_and_a_mended_model_starts_at_once(machine, long):
+@pytest.fixture
+def slow_rollback(machine):
+    """The unit that goes back to another model is at work for a while after it has decided."""
+    drop_in = "/run/systemd/system/llama-server-rollback@.service.d"
+    machine.shell(
+        f"mkdir -p {drop_in}; printf '[Service]\\nExecStopPost=/bin/sleep 3\\n' >{drop_in}/slow.conf; "
+        "systemctl daemon-reload"
+    )
+    yield
+    machine.shell(f"rm -r {drop_in}; systemctl daemon-reload")
+
+
+def test_a_model_that_fails_again_while_its_rollback_is_at_work_gives_the_old_one_back(
+    machine, slow_rollback
+):
+    units = ["llama-server@smollm2", "llama-server-rollback@bad"]
+    with model(machine, "bad", BAD["crash while loading"][0]):
+        assert not start(machine, "bad")
+        # its decision is made
+        machine.await_states(units, ["activating", "deactivating"])
+        assert not start(machine, "bad")
+        assert machine.states(*units) == ["inactive", "deactivating"]
+        machine.await_states(["llama-server@smollm2", "llama-server@bad"], ["active", "failed"])
+        machine.await_states(units, ["active", "inactive"])
+
+
+def test_many_failed_starts_in_a_row_are_all_alike_and_a_mended_model_starts_at_once(machine):
     with model(machine, "bad", BAD["crash while loading"][0]):
         for number in range(7):
             since = time.time()
             assert not start(machine, "bad")
             assert len(own_errors(machine, "bad", since)) == 1, number
-            if long or number == 6:
-                machine.await_states(["llama-server@smollm2", "llama-server@bad"], ["active", "failed"])
+        machine.await_states(["llama-server@smollm2", "llama-server@bad"], ["active", "failed"])
         machine.shell(f"rm -r {DROP_IN}; systemctl daemon-reload")
         assert start(machine, "bad")
         assert machine.states("llama-server@smollm2", "llama-server@bad") == ["inactive", "active"]

@@ -62,13 +62,15 @@ def test_the_sdk_raises_its_own_exceptions(machine):
                     client.chat.completions.create(**{**CHAT, "max_tokens": 1})
 
 
-def test_a_disabled_user_is_refused_within_a_second_and_served_again_once_enabled(machine):
+def test_a_disabled_user_is_refused_at_once_and_served_again_once_enabled(machine, measured):
     key = machine.add_user("doris")
     assert machine.post("/v1/chat/completions", CHAT, key).status_code == 200
     for verb, status in (("disable", 401), ("enable", 200)):
         machine.exec("llmsvc", "user", verb, "doris")
-        time.sleep(1)
-        assert machine.post("/v1/chat/completions", CHAT, key).status_code == status
+        told = time.monotonic()
+        while machine.post("/v1/chat/completions", CHAT, key).status_code != status:
+            assert time.monotonic() < told + 20, f"{verb} has no effect"
+        measured(f"{machine.suite}: until {verb} counts", time.monotonic() - told)
 
 
 def test_a_new_users_key_works_at_once_and_the_request_is_on_record(machine):

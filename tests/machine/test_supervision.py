@@ -140,12 +140,12 @@ def test_backend_that_hangs_while_idle_is_replaced_before_the_next_request_gives
     machine: Machine, background: Any
 ) -> None:
     key = machine.add_user("idle-hang")
-    kill(machine, BACKEND, "STOP")
-    answers = [background(ask, machine, key, f"number {number}") for number in range(2)]
     with machine.network(), httpx.Client(base_url=machine.base_url, trust_env=False, timeout=1) as client:
         headers = {"authorization": f"Bearer {key}"}
+        kill(machine, BACKEND, "STOP")
         with pytest.raises(httpx.ReadTimeout):
             client.post("/v1/chat/completions", json=body("no time"), headers=headers)
+        answers = [background(ask, machine, key, f"number {number}") for number in range(2)]
     assert [answer.result(120) for answer in answers] == [200] * 2
     assert states(machine, "idle-hang", 3) == ["client_gone", "ok", "ok"]
     await_status(machine, running=0, waiting=0)

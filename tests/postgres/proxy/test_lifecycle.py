@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import socket
@@ -179,6 +180,30 @@ def test_restart_under_load_loses_no_request(running: Any) -> None:
     rows = running.rows("load", total + 1)
     assert len(rows) == total + 1
     assert {row["state"] for row in rows} == {"ok"}
+
+
+def test_next_request_on_the_connection_of_a_stream_that_was_finished_in_a_stop_is_served(
+    running: Any,
+) -> None:
+    """The stream's headers were out before the stop, and had promised that the connection stays open."""
+    key = running.add_key("reuses")
+    headers = {"authorization": f"Bearer {key}"}
+    connection = http.client.HTTPConnection(*running.listener.getsockname(), timeout=20)
+    connection.auto_open = 0  # no new connection, which would only wait for the next proxy
+    connection.connect()
+    slow = json.dumps(body(stream=True, mock={"tokens": 20, "delay": 0.05}))
+    connection.request("POST", CHAT, slow, headers)
+    stream = connection.getresponse()
+    assert not stream.will_close
+    stop = background(running.stop_proxy)
+    running.wait_notified("STOPPING=1")
+    assert b"[DONE]" in stream.read()
+    connection.request("POST", CHAT, json.dumps(body()), headers)
+    answer = connection.getresponse()
+    assert (answer.status, answer.will_close) == (200, True)
+    answer.read()
+    assert stop.result(20) == 0
+    assert {row["state"] for row in running.rows("reuses", 2)} == {"ok"}
 
 
 def test_stop_waits_only_so_long_then_ends_streams_and_refuses_those_that_wait(

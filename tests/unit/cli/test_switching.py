@@ -66,6 +66,7 @@ def systemd(tmp_path, monkeypatch):
     for verb, name in (("start", "switch"), ("restart", "restart"), ("stop", "stop")):
         monkeypatch.setattr(manager, name, fake.act(verb))
     monkeypatch.setattr(rollback, "await_end", fake.rollback_ends)
+    monkeypatch.setattr(rollback, "at_work", lambda: False)
     monkeypatch.setattr(journal, "note", lambda *about: notes.append(about))
     monkeypatch.setattr(session, "note", lambda verb, name: None)
     monkeypatch.setattr(switching, "_LOOK_SECONDS", 0.1)

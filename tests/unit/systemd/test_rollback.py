@@ -180,9 +180,31 @@ def test_another_model_or_command_comes_first(host: Host) -> None:
     host.running = None
     host.jobs = [{"stop"}, {"start", "stop"}, {"start"}]
     assert host.fails("a") is None
-    host.refused, host.jobs = {"b", "c"}, [set(), set(), {"start"}]
+    host.refused, host.jobs = {"b", "c"}, [set(), {"start"}]
     assert host.fails("a", None) is None
     assert rollback.last() is None and host.alerts == []
+
+
+@pytest.mark.parametrize(
+    ("states", "jobs", "at_work"),
+    [
+        ("failed\ninactive\n", "", False),
+        ("inactive\ndeactivating\n", "", True),
+        ("active\n", "", True),
+        # between two failures
+        ("inactive\n", "7 llama-server-rollback@a.service start waiting\n", True),
+    ],
+)
+def test_a_rollback_is_at_work_until_the_last_failure_has_been_seen_to(
+    monkeypatch: pytest.MonkeyPatch, states: str, jobs: str, at_work: bool
+) -> None:
+    said = {"is-active": states, "list-jobs": jobs}
+
+    def systemctl(argv: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(argv, 3, said[argv[1]], "")
+
+    monkeypatch.setattr(rollback, "run", systemctl)
+    assert rollback.at_work() is at_work
 
 
 def test_the_model_that_is_still_stopping_is_waited_for(host: Host) -> None:
