@@ -18,6 +18,7 @@ from tests.bench import ledger_rows
 
 UTC = datetime.timezone.utc
 ROWS, DAYS, USERS, END_USERS = 40_000, 90, 40, 100
+RARE = "person99@example.org"
 
 NAIVE = """
 SELECT {columns}, count(*), count(*) FILTER (WHERE state IN ('error', 'timeout', 'switched', 'proxy_killed')),
@@ -130,7 +131,7 @@ def test_the_latest_requests_of_any_kind_are_found_by_an_index(many):
     for which, chosen, index in (
         (Filter(), lambda row: True, "created_at"),
         (Filter("user-40"), lambda row: row.username == "user-40", ""),
-        (Filter(end_user="person99@example.org"), lambda row: row.end_user == "person99@example.org", "end_user"),
+        (Filter(end_user=RARE), lambda row: row.end_user == RARE, "end_user"),
         (Filter(model="gemma3"), lambda row: row.model == "gemma3", "created_at"),
         (Filter(model="none"), lambda row: False, "created_at"),
         (Filter(state="error"), lambda row: row.state == "error", ""),
