@@ -7,8 +7,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from llmsvc.cli.output import Table
+
 if TYPE_CHECKING:
     from llmsvc.accounts.users import Changes, User
+    from llmsvc.config import Config
 
 _NUMBER = re.compile(r"([0-9]{1,15})([kM]?)\Z", re.ASCII)
 _FACTORS = {"": 1, "k": 1000, "M": 1_000_000}
@@ -16,9 +19,10 @@ _MOST_MODELS = 100
 
 
 class _Limit(NamedTuple):
-    """A number that replaces a default of config.env."""
+    """A number that replaces a default of config.env, `setting`."""
 
     name: str
+    setting: str
     most: int
     shown: str
     """With the number before it: `5 requests per window`."""
@@ -30,11 +34,37 @@ class _Limit(NamedTuple):
 
 
 _LIMITS = (
-    _Limit("rate_limit", 1_000_000, "requests per window", "requests per window of time"),
-    _Limit("concurrent", 10_000, "at once", "requests at once, those included that wait"),
-    _Limit("tokens_per_minute", 10**9, "tokens a minute", "tokens in and out per minute"),
-    _Limit("tokens_per_day", 10**12, "tokens a day", "tokens in and out within 24 hours"),
-    _Limit("max_tokens", 10_000_000, "tokens an answer", "tokens of the longest answer"),
+    _Limit(
+        "rate_limit",
+        "LLAMA_PROXY_RATE_LIMIT",
+        1_000_000,
+        "requests per window",
+        "requests per LLAMA_PROXY_RATE_WINDOW_SECONDS",
+    ),
+    _Limit(
+        "concurrent", "LLAMA_PROXY_CONCURRENT", 100_000, "at once", "requests at once, waiting or running"
+    ),
+    _Limit(
+        "tokens_per_minute",
+        "LLAMA_PROXY_TOKENS_PER_MINUTE",
+        10**9,
+        "tokens a minute",
+        "tokens in and out within 60 s",
+    ),
+    _Limit(
+        "tokens_per_day",
+        "LLAMA_PROXY_TOKENS_PER_DAY",
+        10**12,
+        "tokens a day",
+        "tokens in and out within 24 hours",
+    ),
+    _Limit(
+        "max_tokens",
+        "LLAMA_PROXY_MAX_TOKENS_LIMIT",
+        10_000_000,
+        "tokens an answer",
+        "tokens of the longest answer",
+    ),
 )
 
 
@@ -109,6 +139,21 @@ def own(user: User) -> str:
     if user.weight != 1:
         parts.append(f"weight {user.weight}")
     return ", ".join(parts) or "default"
+
+
+def table(user: User, config: Config) -> Table:
+    """What holds for this user, and where that stands; for people."""
+    rows: list[tuple[str, str, str]] = []
+    for limit in _LIMITS:
+        own_value = getattr(user, limit.name)
+        value = getattr(config, limit.setting.lower()) if own_value is None else own_value
+        what = limit.shown if limit.name != "concurrent" else "requests at once"
+        if limit.name == "rate_limit":
+            what = f"requests within {config.llama_proxy_rate_window_seconds} s"
+        source = limit.setting if own_value is None else "own"
+        rows.append((what, f"{value:,}" if value else "no limit", source))
+    rows.append(("weight in the queue", str(user.weight), "own" if user.weight != 1 else "default"))
+    return Table(("limit", "value", "from"), rows, right=("value",))
 
 
 def data(user: User) -> dict[str, object]:

@@ -157,9 +157,12 @@ def _show(args: argparse.Namespace) -> Result:
     with session.database() as connection:
         user = users.get(connection, args.name)
         keys = keystore.active(connection, args.name)
-    human = (
-        f"{_described(user)}, since {user.created_at.astimezone():%Y-%m-%d}\n\n"
-        f"{output.table_text(key.table(keys))}"
+    tables = (limits.table(user, session.configuration()), key.table(keys))
+    human = "\n\n".join(
+        [
+            f"{user.username}: {_rights(user)}, since {user.created_at.astimezone():%Y-%m-%d}",
+            *(output.table_text(table) for table in tables),
+        ]
     )
     return Result({**_data(user), "keys": keys}, human)
 
@@ -235,13 +238,14 @@ def _erase_end_user(args: argparse.Namespace) -> Result:
 
 
 def _described(user: User) -> str:
+    own = limits.own(user)
+    return f"{user.username}: {_rights(user)}, {'default limits' if own == 'default' else own}"
+
+
+def _rights(user: User) -> str:
     models = f"models {', '.join(user.models)}" if user.models else "all models"
     switching = "may switch models" if user.may_switch else "may not switch models"
-    own = limits.own(user)
-    return (
-        f"{user.username}: {user.role}, {user.state}, "
-        f"{'default limits' if own == 'default' else own}, {models}, {switching}"
-    )
+    return f"{user.role}, {user.state}, {models}, {switching}"
 
 
 def _not_installed(user: User) -> str:

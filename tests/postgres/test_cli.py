@@ -81,7 +81,7 @@ def test_user_set_changes_what_is_given_and_nothing_else(ready, database):
     ready("user", "add", "alice", "--rate-limit", "5")
     assert ready.json("user", "show", "alice")["may_switch"] is False
     assert ready("user", "set", "alice", "--may-switch") == (
-        "alice: user, active, 5 requests per window, all models, may switch models\n"
+        "alice: user, active, all models, may switch models, 5 requests per window\n"
     )
     assert usable(database)["alice"].may_switch
     data = ready.json("user", "set", "alice", "--rate-limit", "default", "--role", "admin")
@@ -123,9 +123,12 @@ def test_every_limit_of_a_user_can_be_set_and_is_told(ready, database, verb):
     assert {name: data[name] for name in LIMITS} == LIMITS
     assert data["models"] == ["gemma3", "smollm2"]
     told = "7 requests per window, 2 at once, 10,000 tokens a minute, 3,000,000,000 tokens a day"
-    for text in (ready("user", "show", "alice"), ready("user", "list")):
-        assert f"{told}, 500 tokens an answer, weight 4" in text
-        assert "gemma3" in text
+    assert f"{told}, 500 tokens an answer, weight 4  gemma3,smollm2  no " in ready("user", "list")
+    shown = [" ".join(line.split()) for line in ready("user", "show", "alice").splitlines()]
+    assert "models gemma3, smollm2, may not" in shown[0]
+    for line in ("requests within 60 s 7 own", "requests at once 2 own", "tokens a day 3,000,000,000 own",
+                 "weight in the queue 4 own"):  # fmt: skip
+        assert line in shown
 
     back = [
         word for name in LIMITS if name != "weight" for word in (f"--{name.replace('_', '-')}", "default")
@@ -138,7 +141,10 @@ def test_every_limit_of_a_user_can_be_set_and_is_told(ready, database, verb):
         "alice rate_limit=default concurrent=default tokens_per_minute=default tokens_per_day=default "
         "max_tokens=default weight=1 models=all",
     )
-    assert "default limits, all models" in ready("user", "show", "alice")
+    shown = [" ".join(line.split()) for line in ready("user", "show", "alice").splitlines()]
+    assert "requests within 60 s 60 LLAMA_PROXY_RATE_LIMIT" in shown
+    assert "tokens a day no limit LLAMA_PROXY_TOKENS_PER_DAY" in shown
+    assert ready("user", "set", "alice", "--weight", "1").endswith("may not switch models, default limits\n")
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,72 @@ def test_whois_without_the_pepper_says_so_instead_of_unknown_key(ready, typed):
     assert "not the pepper" in ready("key", "whois", "-", code=78)
 
 
+# ------------------------------------------------------------------------------------------------- front ends
+
+
+def test_a_front_end_s_key_says_so_wherever_it_is_shown_and_stays_one_when_it_is_rotated(
+    ready, connection, typed
+):
+    ready("user", "add", "webui")
+    assert "ON BEHALF OF" not in ready("key", "list")
+    text = ready("key", "add", "webui", "--on-behalf-of", "X-OpenWebUI-User-Email")
+    assert text.startswith(
+        "key 'key-2' of webui, in whose requests x-openwebui-user-email says who is asking:"
+    )
+    (secret,) = {word for word in text.split() if keys.well_formed(word)}
+    headers, first, second = ready("key", "list", "webui").splitlines()
+    assert headers.endswith("ON BEHALF OF")
+    assert first.split()[-1] == "-" and second.split()[-1] == "x-openwebui-user-email"
+    typed(secret)
+    assert "x-openwebui-user-email" in ready("key", "whois", "-")
+    typed(secret)
+    assert ready.json("key", "whois", "-")["on_behalf_of"] == "x-openwebui-user-email"
+    rotated = ready.json("key", "rotate", "webui/key-2")
+    assert rotated["key"]["on_behalf_of"] == "x-openwebui-user-email"
+    assert sorted(str(record.on_behalf_of) for record in directory.load(connection)) == [
+        "None",
+        "x-openwebui-user-email",
+        "x-openwebui-user-email",
+    ]
+    assert ("key add", "webui (on_behalf_of=x-openwebui-user-email)") in [
+        (row["verb"], row["object"]) for row in ready.json("audit")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("", "cannot be the name of a header"),
+        ("X-User:", "cannot be the name of a header"),
+        ("X User", "cannot be the name of a header"),
+        ("X-Üser", "cannot be the name of a header"),
+        ("x" * 65, "cannot be the name of a header"),
+        ("x-user\n", "cannot be the name of a header"),
+        ("Authorization", "means something else"),
+        ("HOST", "means something else"),
+        ("Cookie", "means something else"),
+        ("X-Request-Id", "means something else"),
+        ("X-Forwarded-For", "means something else"),
+        ("Content-Type", "means something else"),
+        ("x-stainless-lang", "means something else"),
+        ("Transfer-Encoding", "means something else"),
+    ],
+)
+def test_a_header_that_cannot_say_who_is_asking_is_refused(ready, connection, header, said):
+    ready("user", "add", "webui")
+    error = ready("key", "add", "webui", f"--on-behalf-of={header}", code=2)
+    assert said in error and "\nhint: " in error
+    assert len(directory.load(connection)) == 1
+    assert [row["verb"] for row in ready.json("audit")] == ["user add"]
+
+
+@pytest.mark.parametrize("header", ["X-User", "Remote-User", "x_user", "X-Goog-Authenticated-User-Email"])
+def test_a_header_that_front_ends_use_is_taken(ready, connection, header):
+    ready("user", "add", "webui")
+    ready("key", "add", "webui", "--name", "front", "--on-behalf-of", header)
+    assert {record.on_behalf_of for record in directory.load(connection)} == {None, header.lower()}
+
+
 # ------------------------------------------------------------------------------------------------------ erase
 
 
@@ -225,6 +291,116 @@ def test_an_erased_user_s_name_is_nowhere_and_its_numbers_stay(ready, record, da
     assert ready.json("usage")["rows"][0]["requests"] == 3
     assert [request["user"] for request in ready.json("requests", "--user", "erased-1")] == ["erased-1"] * 3
     assert "there is no user" in ready("user", "remove", "carola", "--erase", "--yes", code=3)
+
+
+@pytest.fixture
+def webui(ready):
+    """Two front ends, whose users are Bob and Bert, and Bob again."""
+    ready("user", "add", "webui")
+    ready("user", "add", "chat")
+    web = {"username": "webui", "user_id": 1, "key_id": 1, "client_addr": "203.0.113.9"}
+    chat = {"username": "chat", "user_id": 2, "key_id": 2, "client_addr": "203.0.113.9"}
+    return {
+        "bob": {**web, "end_user": "Bob@example.org"},
+        "bert": {**web, "end_user": "bert"},
+        "nobody": web,
+        "chat": {**chat, "end_user": "Bob@example.org"},
+    }
+
+
+def by_end_user(ready):
+    rows = ready.json("usage", "--by", "end-user")["rows"]
+    return {(row["user"], row["end_user"]): row["requests"] for row in rows}
+
+
+def test_an_erased_end_user_s_name_is_nowhere_and_its_numbers_stay(
+    ready, record, database, connection, webui
+):
+    record(webui["bob"], webui["bob"], webui["bert"], webui["nobody"], webui["chat"])
+    assert ready.json("user", "erase-end-user", "Bob@example.org", "--yes") == [
+        {"front_end": "chat", "name": "erased-1"},
+        {"front_end": "webui", "name": "erased-1"},
+    ]
+    expected = {
+        ("webui", "erased-1"): 2, ("webui", "bert"): 1, ("webui", None): 1, ("chat", "erased-1"): 1,
+    }  # fmt: skip
+    assert by_end_user(ready) == expected
+    assert "Bob" not in everything(database)
+    assert [row["client_addr"] for row in ready.json("requests", "--end-user", "erased-1")] == [None] * 3
+    assert ready.json("requests", "--end-user", "bert")[0]["client_addr"] == "203.0.113.9"
+
+    # what was on its way, and what begins later
+    now = datetime.datetime.now(UTC)
+    early, late = (str(now + datetime.timedelta(minutes=minutes)) for minutes in (-1, 1))
+    record(webui["bob"] | {"created_at": early}, webui["bert"], webui["chat"] | {"created_at": early})
+    assert "Bob" not in everything(database)
+    expected |= {("webui", "erased-1"): 3, ("webui", "bert"): 2, ("chat", "erased-1"): 2}
+    assert by_end_user(ready) == expected
+    record(webui["bob"] | {"created_at": late})
+    assert by_end_user(ready) == expected | {("webui", "Bob@example.org"): 1}
+
+    # once more: another name, and each row keeps the one that it has
+    assert ready.json("user", "erase-end-user", "Bob@example.org", "--yes")[0]["name"] == "erased-2"
+    assert by_end_user(ready) == expected | {("webui", "erased-2"): 1}
+    assert [row["object"] for row in ready.json("audit") if row["verb"] == "user erase-end-user"] == [
+        "chat erased-1",
+        "webui erased-1",
+        "webui erased-2",
+    ]
+
+    connection.execute("UPDATE llama_erased_end_users SET erased_at = now() - interval '8 days'")
+    ready("db", "prune", "--dry-run")
+    assert connection.execute("SELECT count(*) FROM llama_erased_end_users").fetchone() == (3,)
+    ready("db", "prune")
+    assert connection.execute("SELECT count(*) FROM llama_erased_end_users").fetchone() == (0,)
+
+
+def test_an_end_user_is_erased_in_one_front_end_alone_where_it_is_said(ready, record, webui):
+    record(webui["bob"], webui["chat"])
+    text = ready("user", "erase-end-user", "Bob@example.org", "--front-end", "webui", "--yes")
+    assert text == "the end user is erased-1 in what came through webui from now on\n"
+    assert by_end_user(ready) == {("webui", "erased-1"): 1, ("chat", "Bob@example.org"): 1}
+
+
+def test_an_end_user_that_nobody_named_is_not_found_and_similar_ones_are_told(ready, record, webui):
+    record(webui["bob"])
+    error = ready("user", "erase-end-user", "bob@example.org", "--yes", code=3)
+    assert error.splitlines()[1] == "hint: did you mean Bob@example.org?"
+    for arguments in (
+        [""],
+        ["eve"],
+        ["bert", "--front-end", "chat"],
+        ["Bob@example.org", "--front-end", "x"],
+    ):
+        assert "\nhint: " in ready("user", "erase-end-user", *arguments, "--yes", code=3)
+    assert "is no text in UTF-8" in ready("user", "erase-end-user", "\udcff", "--yes", code=2)
+    assert "no terminal" in ready("user", "erase-end-user", "Bob@example.org", code=2)
+    assert by_end_user(ready) == {("webui", "Bob@example.org"): 1}
+
+
+def test_with_a_front_end_the_names_of_its_users_go_and_stay_apart(ready, record, database, webui):
+    record(webui["bob"], webui["bob"], webui["bert"], webui["nobody"], webui["chat"])
+    ready("user", "erase-end-user", "bert", "--yes")
+    ready("user", "remove", "webui", "--erase", "--yes")
+    assert by_end_user(ready) == {
+        ("erased-1", "erased-1"): 1,
+        ("erased-1", "erased-2"): 2,
+        ("erased-1", None): 1,
+        ("chat", "Bob@example.org"): 1,
+    }
+    record(webui["bert"], webui["nobody"])  # they were in the spool meanwhile
+    assert by_end_user(ready)["erased-1", "erased"] == 1
+    assert by_end_user(ready)["erased-1", None] == 2
+    assert everything(database).count("bert") == everything(database).count("webui") == 0
+
+
+def test_a_user_goes_as_the_end_user_of_a_front_end_too(ready, record, database, webui):
+    ready("user", "add", "bob@example.org")
+    mine = {"username": "bob@example.org", "user_id": 3, "key_id": 3}
+    record(mine, webui["bert"] | {"end_user": "bob@example.org"})
+    ready("user", "remove", "bob@example.org", "--erase", "--yes")
+    assert "bob@" not in everything(database)
+    assert by_end_user(ready) == {("erased-3", None): 1, ("webui", "erased-1"): 1}
 
 
 def test_rows_that_come_while_a_user_is_erased_are_neither_lost_nor_under_the_old_name(

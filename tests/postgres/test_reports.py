@@ -14,11 +14,14 @@ import threading
 import time
 import uuid
 
+import psycopg
 import pytest
+from psycopg.rows import class_row
 
 from llmsvc.accounts import retention, usage
 from llmsvc.accounts.usage import Period
 from llmsvc.cli import session
+from llmsvc.database import conninfo as connection_info
 from llmsvc.database import schema
 from llmsvc.systemd import journal
 
@@ -112,6 +115,50 @@ def test_each_group_is_summed_up_for_itself(connection, record, people):
         (2, "key-1", "sk-llm-bob", 3),
     ]
     assert counts(connection, "model", username="bob") == [("smollm2", 2), ("gemma3", 1)]
+    for which, requests in (
+        (usage.Filter(end_user="x@example.org"), [("bob", 2)]),
+        (usage.Filter("alice", "x@example.org"), []),
+        (usage.Filter(model="gemma3"), [("bob", 1)]),
+        (usage.Filter("bob", "x@example.org", "smollm2"), [("bob", 1)]),
+    ):
+        found = usage.report(connection, "user", OCTOBER, which)
+        assert [(row.username, row.requests) for row in found] == requests
+
+
+async def test_what_one_user_may_know_of_itself_is_the_sums_of_its_own_requests(database, record, people):
+    web = {"username": "bob", "user_id": 2, "key_id": 2}
+    record(
+        day("2026-10-05T23:59:59"),
+        day("2026-10-06T00:00:00"),
+        day("2026-10-06T01:00:00", model="gemma3", state="error"),
+        day("2026-10-06T01:00:00", model=None, state="rejected_limit", prompt_tokens=None, duration_ms=1),
+        day("2026-10-07T00:00:00"),
+        day("2026-10-06T02:00:00", **web, end_user="x"),
+        day("2026-10-06T02:00:00", **web, end_user="y"),
+    )
+    days = usage.own_days(1, at("2026-10-06T23:00:00"))
+    assert usage.own_days(7, at("2026-10-06T23:00:00")) == {**days, "since": datetime.date(2026, 9, 30)}
+    async with (
+        await psycopg.AsyncConnection.connect(connection_info(database.config)) as connection,
+        connection.cursor(row_factory=class_row(usage.OwnUsage)) as cursor,
+    ):
+
+        async def own(username, end_user=None):
+            wanted = {"username": username, "end_user": end_user, **days}
+            return await (await cursor.execute(usage.OWN_USAGE_QUERY, wanted)).fetchall()
+
+        rows = await own("alice")
+        assert [(row.model, row.requests, row.errors, row.rejected) for row in rows] == [
+            ("gemma3", 1, 1, 0),
+            ("smollm2", 1, 0, 0),
+            (None, 1, 0, 1),
+        ]
+        assert {row.day for row in rows} == {datetime.date(2026, 10, 6)}
+        assert (rows[1].prompt_tokens, rows[1].completion_tokens) == (10, 20)
+        assert (rows[1].model_ms, rows[1].queue_ms) == (1000, 200)
+        assert [row.requests for row in await own("bob")] == [2]
+        assert [row.requests for row in await own("bob", "x")] == [1]
+        assert await own("alice", "x") == await own("eve") == []
 
 
 def test_the_service_s_own_requests_are_in_no_report(connection, record, people, ready):
@@ -298,6 +345,8 @@ def test_usage_without_a_period_is_that_of_the_last_30_days(ready, record):
     assert ready.json("usage", "--since", "12h")["total"]["requests"] == 1
     assert ready.json("usage", "--since", "40d", "--user", "alice")["total"]["requests"] == 3
     assert ready("usage", "--user", "nobody").endswith("user nobody\nno requests\n")
+    title = ready("usage", "--end-user", "x", "--model", "gemma3").splitlines()[0]
+    assert title.endswith(", all times in UTC, end user x, model gemma3")
 
 
 def test_a_report_that_makes_no_sense_is_refused_with_a_hint(ready):
@@ -307,6 +356,7 @@ def test_a_report_that_makes_no_sense_is_refused_with_a_hint(ready):
         ["--since", "2026-10-02", "--until", "2026-10-02"],
         ["--since", "soon"],
         ["--by", "moon"],
+        ["--user", "\udcff"],
     ):
         assert "\nhint: " in ready("usage", *arguments, code=2)
     assert ready.json("usage", "--csv", code=2)["error"]["hint"] == "choose one of them"
@@ -347,6 +397,8 @@ def test_requests_are_shown_the_newest_last(ready, record):
     assert len(ready("requests", "--limit", "2").splitlines()) == 3
     wanted = {
         ("--user", "web"): ["error"],
+        ("--end-user", "x@example.org"): ["error"],
+        ("--end-user", "x@example.org", "--user", "alice"): [],
         ("--model", "gemma3"): ["rejected_queue_full"],
         ("--state", "error"): ["error"],
         ("--state", "rejected"): ["rejected_queue_full"],
@@ -430,47 +482,3 @@ def test_a_change_that_the_audit_cannot_take_is_in_the_journal(cli, monkeypatch)
     ((identifier, text, _),) = notes
     assert identifier == "llmsvc"
     assert ", model use gemma3: the database does not have the tables" in text
-
-
-# --------------------------------------------------------------------------------------------------- numbers
-
-
-def plan(connection, statement, parameters):
-    return "\n".join(line for (line,) in connection.execute(b"EXPLAIN " + statement, parameters))
-
-
-@pytest.mark.parametrize("by", usage.GROUPS)
-def test_a_report_of_whole_days_reads_no_single_request(connection, by):
-    assert "llama_requests" not in plan(connection, *usage.query(by, OCTOBER, usage.Filter("alice")))
-    assert "llama_requests" in plan(connection, *usage.query(by, Period(at("2026-10-01T01:00:00"))))
-
-
-MANY = """
-INSERT INTO llama_requests (request_id, username, user_id, key_id, client_addr, path, model, state,
-       status_code, duration_ms, queue_ms, request_bytes, response_bytes, prompt_tokens, completion_tokens,
-       created_at)
-SELECT gen_random_uuid(), 'user-' || i %% 100, i %% 100, i %% 200, '192.0.2.1', '/v1/chat/completions',
-       (ARRAY['smollm2', 'gemma3', 'mistral'])[i %% 3 + 1], 'ok', 200, 1200, 200, 100, 1000, 10, 20,
-       now() - interval '30 days' * (1 - i / %s::float8)
-  FROM generate_series(%s::int, %s) i
-"""
-
-
-@pytest.mark.long
-def test_the_usage_of_30_days_with_ten_million_requests_takes_no_second(ready, connection, record_property):
-    rows, batch = 10_000_000, 250_000
-    for start in range(0, rows, batch):
-        connection.execute(MANY, [rows, start, start + batch - 1])
-    connection.execute("ANALYZE")
-    took = {}
-    for arguments in (["--by", "user"], ["--by", "key"], ["--by", "day"], ["--since", "700h"]):
-        begin = time.monotonic()
-        total = ready.json("usage", *arguments)["total"]["requests"]
-        took[" ".join(arguments)] = time.monotonic() - begin
-        assert total > rows * 0.95
-    for arguments in ([], ["--user", "user-7"], ["--model", "none"], ["--state", "error"]):
-        begin = time.monotonic()
-        ready.json("requests", *arguments)
-        took[f"requests {' '.join(arguments)}"] = time.monotonic() - begin
-    record_property("measured", f"{rows} rows: " + ", ".join(f"{what} {s:.2f} s" for what, s in took.items()))
-    assert max(took.values()) <= 1
