@@ -210,7 +210,7 @@ class Server(uvicorn.Server):
         await _end(self._tasks)
         limits.save(self._services.limits.dump(), self._limits_file)
         await self._services.ledger.close()
-        await self._services.upstream.close()
+        self._services.upstream.close()
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
