@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import yarl
+from llmsvc.proxy.connections import Connections, LostError, Response
 
-LOST = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
+LOST = (LostError, OSError, asyncio.TimeoutError)
 """What an exchange raises when the backend went away."""
 
-# below the 5 s after which the backend's server closes an idle connection
-_KEEPALIVE_SECONDS = 3.0
 _PROBE_SECONDS = 2.0
-_CONNECT_SECONDS = 5.0
 # a healthy one needs 1 s at most
 _CANCEL_SECONDS = 3.0
 _MOST_LOADING = 1000
@@ -81,7 +77,7 @@ def named(model: str | None, name: str, file: str) -> bool:
 class Backend:
     """A backend that was ready once. `running` counts the slots that are taken."""
 
-    def __init__(self, name: str, identity: object, created: int, session: aiohttp.ClientSession) -> None:
+    def __init__(self, name: str, identity: object, created: int, connections: Connections) -> None:
         self.name = name
         self.identity = identity
         self.created = created
@@ -89,7 +85,7 @@ class Backend:
         self.slots = 1
         self.file = ""
         self.context: int | None = None
-        self._session = session
+        self._connections = connections
 
     @classmethod
     async def probe(cls, name: str, socket: Path, identity: object, created: int) -> Backend:
@@ -99,24 +95,20 @@ class Backend:
         :param created: when it became ready, Unix time
         :raises LOST: it does not answer
         """
-        session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(str(socket), limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-            trust_env=False,
-        )
-        backend = cls(name, identity, created, session)
+        backend = cls(name, identity, created, Connections(socket))
         try:
-            timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
-            async with session.get(_url("/health"), timeout=timeout) as response:
-                response.raise_for_status()
-                backend._describe(await response.json())
+            await asyncio.wait_for(backend._ask_health(), _PROBE_SECONDS)
         except BaseException:
-            await session.close()
+            backend.close()
             raise
         return backend
+
+    async def _ask_health(self) -> None:
+        response = await self._connections.get("/health")
+        answer = await response.read()
+        if response.status != 200:
+            raise LostError(f"the backend answers /health with {response.status}")
+        self._describe(json.loads(answer))
 
     def _describe(self, health: dict[str, Any]) -> None:
         self.slots = max(1, int(health.get("slots") or 1))
@@ -127,49 +119,43 @@ class Backend:
         """Whether a request for this model name is for this backend."""
         return named(model, self.name, self.file)
 
-    async def post(
-        self, path: str, body: bytes, request_id: str, budget: int | None = None
-    ) -> aiohttp.ClientResponse:
+    async def post(self, path: str, body: bytes, request_id: str, budget: int | None = None) -> Response:
         """Sends a request and returns the answer as soon as its headers are there.
 
         :param budget: tokens that prompt and answer may take together
         :raises LOST: the backend went away
         """
-        headers = {"content-type": "application/json", "x-request-id": request_id}
+        headers = f"x-request-id: {request_id}\r\n"
         if budget is not None:
-            headers["x-token-budget"] = str(budget)
-        return await self._session.post(_url(path), data=body, headers=headers)
+            headers += f"x-token-budget: {budget}\r\n"
+        return await self._connections.post(path, body, headers)
 
     async def cancel(self, request_id: str) -> Usage | None:
         """Ends a request and waits until the model is free of it; None where the backend cannot tell."""
-        timeout = aiohttp.ClientTimeout(total=_CANCEL_SECONDS)
         try:
-            async with self._session.post(_url(f"/cancel/{request_id}"), timeout=timeout) as response:
-                return Usage.of(await response.json()) if response.status == 200 else None
+            status, answer = await self._command(f"/cancel/{request_id}")
+            return Usage.of(json.loads(answer)) if status == 200 else None
         except (*LOST, ValueError):
             return None
 
     async def finish(self, request_id: str) -> None:
         """Asks it to end an answer with what it has, as if that had reached its `max_tokens`."""
-        timeout = aiohttp.ClientTimeout(total=_CANCEL_SECONDS)
         with contextlib.suppress(*LOST):
-            async with self._session.post(_url(f"/finish/{request_id}"), timeout=timeout):
-                pass
+            await self._command(f"/finish/{request_id}")
 
-    async def close(self) -> None:
+    async def _command(self, path: str) -> tuple[int, bytes]:
+        async def send() -> tuple[int, bytes]:
+            response = await self._connections.post(path)
+            try:
+                return response.status, await response.read()
+            finally:
+                response.close()
+
+        return await asyncio.wait_for(send(), _CANCEL_SECONDS)
+
+    def close(self) -> None:
         """Closes all connections to it."""
-        await self._session.close()
-
-
-@functools.lru_cache(maxsize=64)
-def _known_url(path: str) -> yarl.URL:
-    return yarl.URL(f"http://backend{path}")
-
-
-def _url(path: str) -> yarl.URL:
-    return (
-        yarl.URL(f"http://backend{path}") if path.startswith(("/cancel/", "/finish/")) else _known_url(path)
-    )
+        self._connections.close()
 
 
 def ready_instances(instances: Path) -> tuple[list[tuple[int, str, int]], Loading | None]:

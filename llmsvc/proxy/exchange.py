@@ -10,7 +10,6 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
-import aiohttp
 from starlette.types import Receive, Scope, Send
 
 from llmsvc.accounts.directory import KeyRecord
@@ -18,6 +17,7 @@ from llmsvc.proxy import access, body
 from llmsvc.proxy.backends import LOST, Backend, BudgetError, StoppingError
 from llmsvc.proxy.budget import Budget
 from llmsvc.proxy.client import Client
+from llmsvc.proxy.connections import RefusedError, Response
 from llmsvc.proxy.errors import (
     BODY_TIMEOUT,
     CLIENT_GONE,
@@ -81,7 +81,7 @@ class Exchange:
         self._time_is_up: asyncio.TimerHandle | None = None
         self._body: body.Body | None = None
         self._backend: Backend | None = None
-        self._response: aiohttp.ClientResponse | None = None
+        self._response: Response | None = None
         self._at_backend = False
         self._case: Case | None = None
         self._expected: str | None = None
@@ -213,7 +213,7 @@ class Exchange:
             except LOST as error:
                 upstream.lost(backend)
                 # one that stops refuses connections: it never had the request
-                if not isinstance(error, aiohttp.ClientConnectorError):
+                if not isinstance(error, RefusedError):
                     failures += 1
                     case.lost(backend.name)
             if self._client.answering:
@@ -321,7 +321,7 @@ class Exchange:
         if self._budget is not None:
             self._budget.settle(self._tally.usage)
         if response is not None:
-            response.close() if not response.content.at_eof() else response.release()
+            response.close()
         if backend is not None:
             self._services.queue.release(backend, self.who, time.monotonic() - self._turn_since)
 

@@ -7,16 +7,15 @@ import json
 import time
 from collections.abc import Callable
 
-import aiohttp
-
 from llmsvc.proxy import sse
 from llmsvc.proxy.backends import BudgetError, StoppingError, Usage
 from llmsvc.proxy.client import Client
+from llmsvc.proxy.connections import LostError, Response
 from llmsvc.proxy.tally import Tally
 
 
 async def relay(
-    response: aiohttp.ClientResponse,
+    response: Response,
     client: Client,
     tally: Tally,
     free: Callable[[bool], None],
@@ -32,14 +31,14 @@ async def relay(
     :raises StoppingError: the backend is being stopped, and the client has no byte of the answer yet
     :raises LOST: the backend went away
     """
-    if response.status == 200 and response.content_type == "text/event-stream":
+    if response.status == 200 and response.content_type.startswith("text/event-stream"):
         await _stream(response, client, tally, free, keep_usage)
     else:
         await _whole(response, client, tally, free)
 
 
 async def _whole(
-    response: aiohttp.ClientResponse, client: Client, tally: Tally, free: Callable[[bool], None]
+    response: Response, client: Client, tally: Tally, free: Callable[[bool], None]
 ) -> None:
     answer = await response.read()
     if response.status == 503 and sse.says_stopping(_parsed(answer)):
@@ -55,12 +54,12 @@ async def _whole(
     if client.started:
         await client.end(b"data: " + _one_line(answer) + b"\n\n")
     else:
-        kind = response.headers.get("content-type", "application/json")
-        await client.answer(response.status, answer, [(b"content-type", kind.encode())])
+        kind = response.content_type or "application/json"
+        await client.answer(response.status, answer, [(b"content-type", kind.encode("latin-1"))])
 
 
 async def _stream(
-    response: aiohttp.ClientResponse,
+    response: Response,
     client: Client,
     tally: Tally,
     free: Callable[[bool], None],
@@ -69,7 +68,7 @@ async def _stream(
     events = sse.EventStream(keep_usage)
     # goes out with the end: who has seen [DONE] may leave at once, and has not left early
     last = b""
-    while data := await response.content.readany():
+    while data := await response.read_some():
         if tally.first_token is None:
             tally.first_token = time.monotonic()
         out = events.feed(data)
@@ -86,7 +85,7 @@ async def _stream(
     elif events.failed:
         tally.state = "error"
     elif not events.done:
-        raise aiohttp.ClientPayloadError("the stream has no end")
+        raise LostError("the stream has no end")
     free(tally.state == "ok")
     await client.end(last)
 

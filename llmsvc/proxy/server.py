@@ -52,6 +52,26 @@ _HEAD_BYTES = 512 * 1024
 _WRITE_BUFFER_BYTES = 8 * 1024 * 1024
 
 
+class _Joined:
+    """The transport of one answer: its head goes out together with the first of its body, in one packet."""
+
+    __slots__ = ("_head", "_transport", "close", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+        self.close, self.is_closing = transport.close, transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._head is None and not data.startswith(b"HTTP/1.1 100 "):
+            self._head = data
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._transport.write(data)
+
+
 class _Protocol(HttpToolsProtocol):
     # httptools has no limit of its own: who never ends a header would fill our memory, without any key
     _head_bytes = 0
@@ -105,6 +125,11 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[BUFFER_ANSWER] = self._buffer_answer  # type: ignore[literal-required]
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self.cycle.scope["method"] != "HEAD":
+            self.cycle.transport = cast(asyncio.Transport, _Joined(self.transport))
 
     def _buffer_answer(self) -> None:
         self.transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
@@ -218,7 +243,7 @@ class Server(uvicorn.Server):
         limits.save(self._services.limits.dump(), self._limits_file)
         await self._services.usage.close()
         await self._services.ledger.close()
-        await self._services.upstream.close()
+        self._services.upstream.close()
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -6,6 +6,8 @@ import json
 
 from llmsvc.proxy.backends import Usage
 
+_DECODER = json.JSONDecoder()
+
 COMMENT = b":\n\n"
 """Says that the stream lives. Empty, for some clients take the text of a comment for data."""
 
@@ -38,15 +40,14 @@ class EventStream:
                 end = 0
             self._rest = data[end:]
             data = data[:end]
-        # in a JSON string the quotes would be escaped, so this stands in a usage object or nowhere
-        if b'"total_tokens"' in data or b'data: {"error"' in data:
+        if _says_something(data):
             data = b"".join(event for event in _split(data) if self._keep(event))
         if data.rstrip().endswith(b"data: [DONE]"):
             self.done = True
         return data
 
     def _keep(self, event: bytes) -> bool:
-        if not event.startswith(b"data: {"):
+        if not event.startswith(b"data: {") or not _says_something(event):
             return True
         try:
             chunk = json.loads(event[6:])
@@ -60,6 +61,12 @@ class EventStream:
             return True
         self.usage = usage
         return self._keep_usage or bool(chunk.get("choices"))
+
+
+def _says_something(data: bytes) -> bool:
+    """Whether an error or a usage object may be in it; all other events are not even parsed."""
+    # in a JSON string the quotes would be escaped, so this stands in a usage object or nowhere
+    return b'"total_tokens"' in data or b'data: {"error"' in data
 
 
 def _split(data: bytes) -> list[bytes]:
@@ -88,7 +95,7 @@ def usage_of_answer(body: bytes) -> Usage | None:
     if place < 0 or colon < 0:
         return None
     try:
-        data, _ = json.JSONDecoder().raw_decode(body[colon + 1 :].decode().lstrip())
+        data, _ = _DECODER.raw_decode(body[colon + 1 :].decode().lstrip())
     except ValueError:
         return None
     return Usage.of(data)

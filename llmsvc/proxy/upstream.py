@@ -98,14 +98,14 @@ class Upstream:
                 backend = await Backend.probe(name, socket, newest, created // 10**9)
             except (*LOST, ValueError):
                 return
-            await self._found(backend)
+            self._found(backend)
 
-    async def _found(self, backend: Backend) -> None:
+    def _found(self, backend: Backend) -> None:
         for old in self._retired:
             if old.identity == backend.identity:
                 # it only lost a connection: what still runs in it takes its slots
                 self._retired.remove(old)
-                await backend.close()
+                backend.close()
                 backend = old
                 break
         self._poison.resolve()
@@ -138,10 +138,10 @@ class Upstream:
             await self.scan()
             for backend in [b for b in self._retired if not b.running]:
                 self._retired.remove(backend)
-                await backend.close()
+                backend.close()
             await asyncio.sleep(_SCAN_SECONDS)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Closes the connections to all backends."""
         for backend in [*self._retired, *([self.backend] if self.backend else [])]:
-            await backend.close()
+            backend.close()

@@ -52,19 +52,19 @@ class Journal:
 
 
 def _entry(identifier: str, message: str, priority: int, fields: Mapping[str, object]) -> bytes:
-    entry = [
-        _field("MESSAGE", message),
-        f"PRIORITY={priority}\nSYSLOG_IDENTIFIER={identifier}\n".encode(),
-        *(_field(name, str(value)) for name, value in fields.items() if value is not None),
-    ]
-    return b"".join(entry)
+    texts = [f"MESSAGE={message}", f"PRIORITY={priority}", f"SYSLOG_IDENTIFIER={identifier}"]
+    texts += [f"{name}={value}" for name, value in fields.items() if value is not None]
+    whole = "\n".join(texts)
+    if whole.count("\n") < len(texts):
+        return whole.encode("utf-8", "replace") + b"\n"
+    return b"".join(map(_field, texts))
 
 
-def _field(name: str, value: str) -> bytes:
-    data = value.encode("utf-8", "replace")
-    if b"\n" in data:
-        return name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n"
-    return name.encode() + b"=" + data + b"\n"
+def _field(text: str) -> bytes:
+    name, _, value = text.encode("utf-8", "replace").partition(b"=")
+    if b"\n" in value:
+        return name + b"\n" + struct.pack("<Q", len(value)) + value + b"\n"
+    return name + b"=" + value + b"\n"
 
 
 class Handler(logging.Handler):

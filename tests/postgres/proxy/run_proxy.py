@@ -1,6 +1,7 @@
 """Runs the proxy of a test: FD CONFIG_ENV STATE INSTANCES; its pepper in STATE/pepper, its socket in FD."""
 
 import dataclasses
+import functools
 import os
 import sys
 from pathlib import Path
@@ -10,12 +11,14 @@ from manager import Mocks  # beside this file
 from llmsvc import config
 from llmsvc.accounts import keys
 from llmsvc.proxy import exchange, main
-from llmsvc.systemd import activation
+from llmsvc.systemd import activation, journal
 
 # what systemd does before it starts a service
 os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
 
+if "JOURNAL" in os.environ:
+    journal.Journal = functools.partial(journal.Journal, path=os.environ["JOURNAL"])
 if "SILENCE_SECONDS" in os.environ:
     exchange._SILENCE_SECONDS = float(os.environ["SILENCE_SECONDS"])
 

@@ -7,13 +7,12 @@ import dataclasses
 import selectors
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
-
-import aiohttp
+from typing import Any, TypeVar
 
 from llmsvc import config, env
 from llmsvc.errors import CanceledError, ConflictError, Error
 from llmsvc.proxy.backends import Backend
+from llmsvc.proxy.connections import Connections
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.installed import Installed
 from llmsvc.proxy.switcher import Switcher
@@ -124,7 +123,7 @@ class World:
     def ready(self, model: str) -> None:
         """The model is READY now, whoever started it."""
         self.lives += 1
-        made = Backend(model, self.lives, 0, cast(aiohttp.ClientSession, None))
+        made = Backend(model, self.lives, 0, Connections(Path()))
         made.slots, made.file, made.context = self.slots, f"{model}-q4.gguf", 512
         self.queue.set_backend(made)
 

@@ -6,13 +6,14 @@ import asyncio
 import inspect
 import itertools
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
-import aiohttp
 import pytest
 
 from llmsvc.proxy import fair_queue
 from llmsvc.proxy.backends import Backend, Loading
+from llmsvc.proxy.connections import Connections
 from llmsvc.proxy.errors import ApiError
 from llmsvc.proxy.fair_queue import FairQueue
 from tests.unit.proxy import people
@@ -21,7 +22,7 @@ from tests.unit.proxy.people import person
 
 
 def backend(slots: int = 1) -> Backend:
-    made = Backend("m", None, 0, cast(aiohttp.ClientSession, None))
+    made = Backend("m", None, 0, Connections(Path()))
     made.slots = slots
     return made
 
