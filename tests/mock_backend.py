@@ -1,12 +1,14 @@
 """A small backend that keeps the backend contract without a model: for tests and the benchmark.
 
     python tests/mock_backend.py INSTANCES NAME [--tokens 8] [--delay 0.0] [--slots 1] [--drain SECONDS]
+                                 [--log FILE]
 
 listens on INSTANCES/NAME/http.sock and creates INSTANCES/NAME/ready. On SIGTERM it ends what runs after the
-drain time. GET /mock tells what it saw. A request steers it by an object `mock` in its body: `tokens`,
-`delay` (seconds before each token), `silent` (seconds before the first byte), `status` (answer with that
-error), `die` (exit after so many tokens, -1: before any byte), `cut` (end a stream after so many tokens as if
-it were whole), `linger` (seconds between a stream's [DONE] and its end).
+drain time. FILE gets a line for each request that ended, with its tokens. GET /mock tells what it saw. A
+request steers it by an object `mock` in its body: `tokens`, `delay` (seconds before each token), `silent`
+(seconds before the first byte), `status` (answer with that error), `die` (exit after so many tokens, -1: before
+any byte), `cut` (end a stream after so many tokens as if it were whole), `linger` (seconds between a stream's
+[DONE] and its end).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Mock:
         self.finished: OrderedDict[str, dict[str, int]] = OrderedDict()
         self.stopping = False
         self.finishing: set[str] = set()
+        self.log: Path | None = None
         self.seen = {"requests": 0, "peak": 0, "cancelled": 0, "bodies": []}
         self.served: list[str] = []
 
@@ -132,6 +135,9 @@ class Mock:
                 await answer(send, 503, problem)
         finally:
             self.finished[request_id] = usage
+            if self.log:
+                with self.log.open("a") as lines:
+                    lines.write(json.dumps({"id": request_id, **usage}) + "\n")
             while len(self.finished) > 100:
                 self.finished.popitem(last=False)
 
@@ -235,6 +241,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--drain", type=float, default=30.0)
+    parser.add_argument("--log", type=Path)
     args = parser.parse_args()
     directory = args.instances / args.name
     directory.mkdir(parents=True, exist_ok=True)
@@ -243,6 +250,7 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     app = Mock(args.name, args.tokens, args.delay, args.slots)
+    app.log = args.log
     ready = directory / "ready"
 
     class Server(uvicorn.Server):

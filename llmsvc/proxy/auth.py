@@ -95,6 +95,11 @@ class KeyDirectory:
         while True:
             try:
                 await self._follow()
+            except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
+                self._report(
+                    "the database is older than this llmsvc, known keys count: 'sudo llmsvc db migrate'",
+                    logging.CRITICAL,
+                )
             except (psycopg.Error, OSError, asyncio.TimeoutError) as error:
                 self._report(f"PostgreSQL does not answer: {_first_line(error)}")
             self.database_ok = False

@@ -38,7 +38,16 @@ class Response:
     :ivar complete: all of it has come, though it may not have been read
     """
 
-    __slots__ = ("_connection", "_error", "_parts", "_unread", "_waiter", "complete", "content_type", "status")
+    __slots__ = (
+        "_connection",
+        "_error",
+        "_parts",
+        "_unread",
+        "_waiter",
+        "complete",
+        "content_type",
+        "status",
+    )
 
     def __init__(self, connection: _Connection) -> None:
         self.status = 0

@@ -37,9 +37,7 @@ async def relay(
         await _whole(response, client, tally, free)
 
 
-async def _whole(
-    response: Response, client: Client, tally: Tally, free: Callable[[bool], None]
-) -> None:
+async def _whole(response: Response, client: Client, tally: Tally, free: Callable[[bool], None]) -> None:
     answer = await response.read()
     if response.status == 503 and sse.says_stopping(_parsed(answer)):
         raise StoppingError

@@ -86,11 +86,6 @@ class _Protocol(HttpToolsProtocol):
         self._quiet_since = time.monotonic()
         super().on_response_complete()
 
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        if self._leaving and self.cycle is not None:
-            self.cycle.keep_alive = False
-
     def leave(self, now: float) -> bool:
         """Closes it if no request comes any more; else its next answer says that it is the last one.
 
@@ -128,6 +123,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False
         if self.cycle.scope["method"] != "HEAD":
             self.cycle.transport = cast(asyncio.Transport, _Joined(self.transport))
 

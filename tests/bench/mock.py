@@ -143,7 +143,9 @@ async def serve(directory: Path, port: int, slots: int) -> None:
     ).encode()  # fmt: skip
     counts = Counts()
     loop = asyncio.get_running_loop()
-    await loop.create_unix_server(lambda: Connection(health, counts), str(directory / "http.sock"), backlog=2048)
+    await loop.create_unix_server(
+        lambda: Connection(health, counts), str(directory / "http.sock"), backlog=2048
+    )
     await loop.create_server(lambda: Connection(health, counts), "127.0.0.1", port, backlog=2048)
     (directory / "ready").touch()
     gc.disable()

@@ -205,8 +205,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run")
     parser.add_argument("--only", action="append", metavar="NAME", help="this load; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the numbers there too")
-    parser.add_argument("--hour", nargs="?", type=int, const=60, metavar="MINUTES", help="only memory over an hour")
-    parser.add_argument("--alone", action="store_true", help="runs before all other processes of the machine (SCHED_RR)")
+    parser.add_argument(
+        "--hour", nargs="?", type=int, const=60, metavar="MINUTES", help="only memory over an hour"
+    )
+    parser.add_argument(
+        "--alone", action="store_true", help="runs before all other processes of the machine (SCHED_RR)"
+    )
     args = parser.parse_args()
     scenarios = [s for s in SCENARIOS if args.only is None or s.name in args.only]
     if args.alone:
@@ -223,7 +227,9 @@ def main() -> int:
     if args.json is not None:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
     good = all(
-        wanted.reached(results[s.name]["proxy"], results[s.name].get("mock", {})) for s in scenarios for wanted in s.wanted
+        wanted.reached(results[s.name]["proxy"], results[s.name].get("mock", {}))
+        for s in scenarios
+        for wanted in s.wanted
     )
     return 0 if good else 1
 

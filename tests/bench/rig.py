@@ -144,7 +144,14 @@ class Rig:
 
         :raises LostError: a request has no row, more than one, or was not served
         """
-        command = [sys.executable, "-m", "tests.bench.streams", str(target.port), *self._files(body), str(count)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.bench.streams",
+            str(target.port),
+            *self._files(body),
+            str(count),
+        ]
         found = self._measured(target, command)
         return {**found, "rate": found["events"] / found["seconds"]}
 
@@ -199,7 +206,9 @@ def rig(postgres: Cluster, cores: Cores, *, slots: int, users: int = 16) -> Iter
         created = _add_keys(stack, users)
         ports = {"mock": _free_port(), "nginx": _free_port()}
         command = [sys.executable, "-m", "tests.bench.mock", str(stack.root / "run"), "mock"]
-        stack.backends["mock"] = subprocess.Popen([*command, str(ports["mock"]), "--slots", str(slots)], cwd=ROOT)
+        stack.backends["mock"] = subprocess.Popen(
+            [*command, str(ports["mock"]), "--slots", str(slots)], cwd=ROOT
+        )
         wait_for((stack.root / "run" / "mock" / "ready").exists)
         journal = Journal(stack.root / "journal")
         journal.start()
@@ -223,7 +232,8 @@ def _add_keys(stack: Stack, count: int) -> list[str]:
         meta.bind_pepper(connection, PEPPER)
         with connection.cursor() as cursor:
             cursor.execute(
-                "INSERT INTO llama_users (username) SELECT 'user' || n FROM generate_series(1, %s) AS n", [count]
+                "INSERT INTO llama_users (username) SELECT 'user' || n FROM generate_series(1, %s) AS n",
+                [count],
             )
             cursor.executemany(
                 "INSERT INTO llama_api_keys (user_id, name, prefix, digest) "

@@ -122,6 +122,55 @@ def test_postgres_may_be_away_and_no_row_is_lost(running: Any) -> None:
     assert [(r["state"], r["completion_tokens"]) for r in rows] == [("ok", 8)] * 7
 
 
+FULL = """
+CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON llama_requests EXECUTE FUNCTION full_disk();
+"""
+TROUBLE = {
+    "full": (FULL, "DROP FUNCTION full_disk CASCADE", "PostgreSQL takes none: no space left"),
+    "older": (
+        "ALTER TABLE llama_users RENAME weight TO w; ALTER TABLE llama_requests RENAME end_user TO e",
+        "ALTER TABLE llama_users RENAME w TO weight; ALTER TABLE llama_requests RENAME e TO end_user",
+        "older than this llmsvc",
+    ),
+    "newer": (
+        "ALTER TABLE llama_users ADD extra int; ALTER TABLE llama_requests ADD extra int",
+        "SELECT 1",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TROUBLE)
+def test_trouble_with_the_database_costs_no_request_and_no_row(make_stack: Any, kind: str) -> None:
+    begin, end, said = TROUBLE[kind]
+    stack = make_stack()
+    stack.start_backend()
+    stack.start_proxy()
+    stack.wait_served()
+    key = stack.add_key("steady")
+    stack.sql(begin)
+    # a change makes it read all keys again
+    stack.sql("UPDATE llama_users SET enabled = enabled")
+    assert [post(stack, key).status_code for _ in range(3)] == [200] * 3
+    wait_for(lambda: said in stack.log)
+    assert stack.stop_proxy() == 0
+    stack.start_proxy()
+    assert post(stack, key).status_code == 200
+    stack.sql(end)
+    assert [row["state"] for row in stack.rows("steady", 4)] == ["ok"] * 4
+    wait_for(lambda: httpx.get(f"{stack.url}/ready", trust_env=False).status_code == 200, 40)
+
+
+def test_postgres_that_is_slow_holds_up_nobody(running: Any) -> None:
+    key = running.add_key("steady")
+    with running.connect() as connection, connection.transaction():
+        connection.execute("LOCK TABLE llama_requests, llama_users")
+        assert [post(running, key).status_code for _ in range(5)] == [200] * 5
+    assert len(running.rows("steady", 5)) == 5
+
+
 def test_without_postgres_and_snapshot_it_is_503_and_never_401(running: Any) -> None:
     key = running.add_key()
     running.stop_proxy()
