@@ -134,7 +134,7 @@ def test_the_latest_requests_of_any_kind_are_found_by_an_index(many):
         (Filter(end_user=RARE), lambda row: row.end_user == RARE, "end_user"),
         (Filter(model="gemma3"), lambda row: row.model == "gemma3", "created_at"),
         (Filter(model="none"), lambda row: False, "created_at"),
-        (Filter(state="error"), lambda row: row.state == "error", ""),
+        (Filter(state="error"), lambda row: row.state == "error", "not_ok"),
         (Filter(state="timeout"), lambda row: False, "not_ok"),
         (Filter(state="rejected"), lambda row: row.state.startswith("rejected"), ""),
     ):  # fmt: skip
