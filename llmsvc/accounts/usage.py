@@ -34,7 +34,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
     "end-user": {"username": "s.username", "end_user": "nullif(s.end_user, '')"},
     "model": {"model": "nullif(s.model, '')"},
     "day": {"day": "s.day"},
-    "key": {"username": "s.username", "key_id": "s.key_id", "key_name": "k.name", "key_prefix": "k.prefix"},
+    "key": {"username": "s.username", "key_id": "s.key_id"},
     "total": {},
 }
 """What a report may be grouped by: the columns of its answer, and where they come from."""
@@ -110,7 +110,8 @@ def report(connection: Connection, by: str, period: Period, which: Filter = ANY)
     :param period: as known() returns it
     """
     statement, parameters = query(by, period, which)
-    with connection.cursor(row_factory=class_row(Usage)) as cursor:
+    with connection.transaction(), connection.cursor(row_factory=class_row(Usage)) as cursor:
+        cursor.execute("SET LOCAL work_mem = '64MB'")  # or groups by the thousand are sorted on disk
         return cursor.execute(statement, parameters).fetchall()
 
 
@@ -139,15 +140,20 @@ def query(by: str, period: Period, which: Filter = ANY) -> tuple[bytes, dict[str
     groups = _GROUPS[by]
     columns = [f"{source} AS {name}" for name, source in groups.items()]
     columns += [f"coalesce(sum(s.{name}), 0)::bigint AS {name}" for name in _SUMS]
-    join = " LEFT JOIN llama_api_keys k ON k.id = s.key_id" if by == "key" else ""
     text = (
-        f"SELECT {', '.join(columns)} FROM ({union}) s{join}"  # noqa: S608 - no value is in it
+        f"SELECT {', '.join(columns)} FROM ({union}) s"  # noqa: S608 - no value is in it
         " WHERE s.username NOT IN (SELECT username FROM llama_users WHERE hidden)"
     )
     if groups:
+        text += f" GROUP BY {', '.join(str(number + 1) for number in range(len(groups)))}"
+    if by == "key":
+        text = (
+            f"SELECT g.*, k.name AS key_name, k.prefix AS key_prefix FROM ({text}) g"  # noqa: S608
+            " LEFT JOIN llama_api_keys k ON k.id = g.key_id"
+        )
+    if groups:
         order = ["day"] if by == "day" else ["model_ms DESC", "requests DESC", *groups]
-        positions = ", ".join(str(number + 1) for number in range(len(groups)))
-        text += f" GROUP BY {positions} ORDER BY {', '.join(order)}"
+        text += f" ORDER BY {', '.join(order)}"
     return text.encode(), parameters
 
 

@@ -134,7 +134,7 @@ def test_the_latest_requests_of_any_kind_are_found_by_an_index(many):
         (Filter(end_user=RARE), lambda row: row.end_user == RARE, "end_user"),
         (Filter(model="gemma3"), lambda row: row.model == "gemma3", "created_at"),
         (Filter(model="none"), lambda row: False, "created_at"),
-        (Filter(state="error"), lambda row: row.state == "error", ""),
+        (Filter(state="error"), lambda row: row.state == "error", "not_ok"),
         (Filter(state="timeout"), lambda row: False, "not_ok"),
         (Filter(state="rejected"), lambda row: row.state.startswith("rejected"), ""),
     ):  # fmt: skip
@@ -142,6 +142,7 @@ def test_the_latest_requests_of_any_kind_are_found_by_an_index(many):
         found = requests.latest(many, which, 20)
         assert found == [row for row in everything if chosen(row)][-20:], which
         assert not read_all("llama_requests") and f"llama_requests_{index}" in Explaining.plans[0], which
+        assert index != "not_ok" or "Index Cond: (state = " in Explaining.plans[0]
     assert requests.after(many, Filter(), everything[-1].seq - 1, 10) == everything[-1:]
     assert not read_all("llama_requests")
 
