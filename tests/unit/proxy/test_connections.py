@@ -111,8 +111,8 @@ async def test_a_stream_is_read_as_it_comes(server: Server, client: Connections)
 
 @pytest.mark.parametrize(
     "cut",
-    [b"", CHUNKED[:30], CHUNKED + b"3\r\nab", OK[:-1], b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000],
-)  # fmt: skip
+    [b"", CHUNKED[:30], CHUNKED + b"3\r\nab", OK[:-1], b"SSH-2.0\r\n\r\n", OK[:17] + b"x: y\r\n" * 20_000],
+)
 async def test_an_answer_that_is_cut_or_none_is_lost(server: Server, client: Connections, cut: bytes) -> None:
     async def say(writer: asyncio.StreamWriter) -> None:
         writer.write(cut)
