@@ -138,9 +138,8 @@ class Connection(asyncio.Protocol):
 async def serve(directory: Path, port: int, slots: int) -> None:
     """Serves for ever."""
     name = directory.name
-    health = json.dumps(
-        {"status": "ok", "model": name, "model_file": f"{name}.gguf", "engine": "mock", "slots": slots, "n_ctx": 4096}
-    ).encode()  # fmt: skip
+    about = {"status": "ok", "model": name, "model_file": f"{name}.gguf", "slots": slots, "n_ctx": 4096}
+    health = json.dumps({**about, "engine": "mock"}).encode()
     counts = Counts()
     loop = asyncio.get_running_loop()
     await loop.create_unix_server(

@@ -3,9 +3,10 @@
     sudo tests/run bench                      # sets up all that is needed
     python -m tests.bench.proxy [--runs 5] [--seconds 3] [--only NAME]... [--json FILE] [--hour]
 
-The same load goes to the proxy, to nginx as a plain reverse proxy, and to the mock alone, in turns. The proxy has
-key check, limits, queue and ledger to PostgreSQL all on, and one core. Each number is the median of the runs, and
-every run checks that the ledger has exactly one row for every request. docs/performance.md says what it means.
+The same load goes to the proxy, to nginx as a plain reverse proxy, and to the mock alone, in turns. The proxy
+has key check, limits, queue and ledger to PostgreSQL all on, and one core. Each number is the median of the
+runs, and every run checks that the ledger has exactly one row for every request. docs/performance.md says
+what it means.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ _PERIOD = 0.05
 _MEMORY_KEYS, _MEMORY_STREAMS = 10_000, 500
 
 Found = dict[str, float]
+
+# head, key of what is found, width, digits
+_COLUMNS = [
+    ("per s", "rate", 7, 0), ("p50", "p50", 7, 2), ("p95", "p95", 7, 2), ("p99", "p99", 7, 2),
+    ("largest", "largest", 8, 1), ("CPU µs", "cpu", 7, 0), ("MB", "rss", 6, 1),
+]  # fmt: skip
 
 
 class Wanted(NamedTuple):
@@ -147,10 +154,8 @@ def _median(samples: list[Found]) -> Found:
 
 def table(scenarios: list[Scenario], results: dict[str, dict[str, Found]]) -> Iterator[str]:
     """The lines of the table."""
-    yield (
-        f"{'load':33} {'to':6} {'per s':>7} {'p50':>7} {'p95':>7} {'p99':>7} {'largest':>8} {'CPU µs':>7} {'MB':>6}"
-        "  wanted"
-    )
+    heads = " ".join(f"{head:>{width}}" for head, _, width, _ in _COLUMNS)
+    yield f"{'load':33} {'to':6} {heads}  wanted"
     for scenario in scenarios:
         text = scenario.text
         found = results[scenario.name]
@@ -160,14 +165,10 @@ def table(scenarios: list[Scenario], results: dict[str, dict[str, Found]]) -> It
             if target == "proxy":
                 checks = [(wanted.text, wanted.reached(values, alone)) for wanted in scenario.wanted]
                 verdict = ", ".join(f"{what}: {'yes' if ok else 'NO'}" for what, ok in checks)
-            numbers = (
-                f"{_show(values.get(name), digits):>{width}}"
-                for name, width, digits in (
-                    ("rate", 7, 0), ("p50", 7, 2), ("p95", 7, 2), ("p99", 7, 2), ("largest", 8, 1), ("cpu", 7, 0),
-                    ("rss", 6, 1),
-                )
-            )  # fmt: skip
-            yield f"{text:33} {target:6} {' '.join(numbers)}  {verdict}".rstrip()
+            numbers = " ".join(
+                f"{_show(values.get(name), digits):>{width}}" for _, name, width, digits in _COLUMNS
+            )
+            yield f"{text:33} {target:6} {numbers}  {verdict}".rstrip()
             text = ""
 
 
@@ -190,9 +191,9 @@ def hour(postgres: Cluster, cores: Cores, minutes: int) -> Iterator[str]:
     with rig(postgres, cores, slots=2000, users=_MEMORY_KEYS) as running:
         for minute in range(1, minutes + 1):
             end = time.monotonic() + 60
-            streams = open_streams(_MEMORY_STREAMS)(running, "proxy", 45)
-            whole = requests(16, WHOLE)(running, "proxy", 5)
-            yield f"minute {minute:2}: {streams['rss']:.1f} MB with streams, {whole['rss']:.1f} MB after requests"
+            streams = open_streams(_MEMORY_STREAMS)(running, "proxy", 45)["rss"]
+            whole = requests(16, WHOLE)(running, "proxy", 5)["rss"]
+            yield f"minute {minute:2}: {streams:.1f} MB with streams, {whole:.1f} MB after requests"
             time.sleep(max(0.0, end - time.monotonic()))
 
 

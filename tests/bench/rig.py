@@ -13,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -42,7 +41,8 @@ http {{
     server {{
         listen 127.0.0.1:{port} backlog=2048; keepalive_requests 1000000000;
         location / {{
-            proxy_pass http://model; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+            proxy_pass http://model; proxy_buffering off;
+            proxy_http_version 1.1; proxy_set_header Connection "";
         }}
     }}
 }}
@@ -175,7 +175,8 @@ class Rig:
         return found
 
     def _rows(self) -> tuple[int, int]:
-        query = "SELECT count(*), count(*) FILTER (WHERE state = 'ok' AND completion_tokens > 0) FROM llama_requests"
+        good = "state = 'ok' AND completion_tokens > 0"
+        query = f"SELECT count(*), count(*) FILTER (WHERE {good}) FROM llama_requests"
         row = self.connection.execute(query).fetchone()
         assert row is not None
         return int(row[0]), int(row[1])

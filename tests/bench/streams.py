@@ -72,8 +72,8 @@ async def run(port: int, keys: list[str], body: bytes, count: int) -> dict[str, 
     for number in range(count):
         await asyncio.sleep(begun + number / _OPENED_A_SECOND - time.monotonic())
         request = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {keys[number % len(keys)]}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {keys[number % len(keys)]}\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode() + body
         _, stream = await loop.create_connection(lambda sent=request: Stream(sent, gaps), "127.0.0.1", port)
         streams.append(stream)
