@@ -37,7 +37,9 @@ class Mock:
         self.stopping = False
         self.finishing: set[str] = set()
         self.log: Path | None = None
-        self.seen = {"requests": 0, "peak": 0, "cancelled": 0, "bodies": []}
+        self.seen = {"requests": 0, "peak": 0, "bodies": []}
+        self.cancelled: set[str] = set()
+        """Requests that were cancelled, by word or by a closed connection, or both."""
         self.served: list[str] = []
 
     async def __call__(self, scope, receive, send) -> None:
@@ -45,7 +47,7 @@ class Mock:
         if path == "/health":
             await answer(send, 200, self.health())
         elif path == "/mock":
-            await answer(send, 200, {**self.seen, "running": sorted(self.running), "served": self.served})
+            await answer(send, 200, self.told())
         elif path.startswith("/cancel/"):
             await self.cancel(path.removeprefix("/cancel/"), send)
         elif path.startswith("/finish/"):
@@ -59,6 +61,14 @@ class Mock:
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
             await self.model(scope, json.loads(body), receive, send)
+
+    def told(self) -> dict[str, Any]:
+        return {
+            **self.seen,
+            "cancelled": len(self.cancelled),
+            "running": sorted(self.running),
+            "served": self.served,
+        }
 
     def health(self) -> dict[str, Any]:
         return {
@@ -80,7 +90,7 @@ class Mock:
     async def cancel(self, request_id: str, send) -> None:
         task = self.running.get(request_id)
         if task is not None:
-            self.seen["cancelled"] += 1
+            self.cancelled.add(request_id)
             task.cancel()
             await asyncio.wait([task])
         usage = self.finished.get(request_id)
@@ -104,7 +114,7 @@ class Mock:
             await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not work.done():
-                self.seen["cancelled"] += 1
+                self.cancelled.add(request_id)
                 work.cancel()
             gone.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
