@@ -4,11 +4,12 @@
                                  [--log FILE]
 
 listens on INSTANCES/NAME/http.sock and creates INSTANCES/NAME/ready. On SIGTERM it ends what runs after the
-drain time. FILE gets a line for each request that ended, with its tokens. GET /mock tells what it saw. A
-request steers it by an object `mock` in its body: `tokens`, `delay` (seconds before each token), `silent`
-(seconds before the first byte), `status` (answer with that error), `die` (exit after so many tokens, -1: before
-any byte), `cut` (end a stream after so many tokens as if it were whole), `linger` (seconds between a stream's
-[DONE] and its end).
+drain time. FILE gets a line for each request that ended, with its tokens. GET /mock tells what it saw.
+
+A request steers it by an object `mock` in its body: `tokens`, `delay` (seconds before each token), `silent`
+(seconds before the first byte), `status` (answer with that error), `die` (exit after so many tokens, -1:
+before any byte), `cut` (end a stream after so many tokens as if it were whole), `linger` (seconds between the
+[DONE] of a stream and its end).
 """
 
 from __future__ import annotations

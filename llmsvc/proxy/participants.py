@@ -40,7 +40,7 @@ class Participant:
 class Participants:
     """Tells them apart.
 
-    :param most: end users of one key that are told apart within a day; further ones count as the key's own
+    :param most: end users of one front end that are told apart within a day; further ones count as its own
         user, so that a front end cannot make itself limits without end
     """
 
@@ -60,10 +60,11 @@ class Participants:
             end_user = _named(record.on_behalf_of.encode(), headers)
         if end_user is None or not self._known(record, end_user):
             return Participant(str(record.user_id), record)
-        return Participant(f"{record.key_id}:{end_user}", record, end_user)
+        # not by key: one that is being rotated would give everybody their limits twice
+        return Participant(f"{record.user_id}:{end_user}", record, end_user)
 
     def _known(self, record: KeyRecord, end_user: str) -> bool:
-        names = self._named.setdefault(record.key_id, OrderedDict())
+        names = self._named.setdefault(record.user_id, OrderedDict())
         now = self._clock()
         while names and next(iter(names.values())) <= now - _FORGET_SECONDS:
             names.popitem(last=False)
@@ -75,19 +76,18 @@ class Participants:
         return True
 
     def _warn(self, record: KeyRecord, now: float) -> None:
-        if now - self._warned.get(record.key_id, -_WARN_SECONDS) >= _WARN_SECONDS:
-            self._warned[record.key_id] = now
+        if now - self._warned.get(record.user_id, -_WARN_SECONDS) >= _WARN_SECONDS:
+            self._warned[record.user_id] = now
             _log.warning(
-                "the key %s names more than %d people a day (LLAMA_PROXY_END_USERS): the rest counts as %s",
-                record.prefix,
-                self._most,
+                "%s names more than %d people a day (LLAMA_PROXY_END_USERS): the rest counts as itself",
                 record.username,
+                self._most,
             )
 
 
 def _named(header: bytes, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    values = {value.strip() for name, value in headers if name == header}
-    if not values - {b""}:
+    values = {value.strip() for name, value in headers if name == header} - {b""}
+    if not values:
         return None
     shown = header.decode()
     if len(values) > 1:
