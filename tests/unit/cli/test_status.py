@@ -258,13 +258,18 @@ def test_on_a_terminal_watch_paints_and_puts_the_screen_back(tmp_path, number):
     )
     (tmp_path / "config.env").write_text("LLAMA_PROXY_PORT=1\n")
     reader, terminal = pty.openpty()
-    watch = subprocess.Popen([sys.executable, "-c", code], stdout=terminal, stderr=terminal, stdin=terminal)
-    os.close(terminal)
-    said = b""
-    while b"clients" not in said:
-        said += os.read(reader, 4096)
-    watch.send_signal(number)
-    assert watch.wait(20) == 0
+    # the tests themselves may run in the background of a shell, which has its commands ignore SIGINT
+    command = ["env", "--default-signal=INT", sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal, stdin=terminal) as watch:
+        os.close(terminal)
+        said = b""
+        while b"clients" not in said:
+            said += os.read(reader, 4096)
+        watch.send_signal(number)
+        try:
+            assert watch.wait(60) == 0
+        finally:
+            watch.kill()
     while True:
         try:
             said += os.read(reader, 4096)
