@@ -12,6 +12,8 @@ from llmsvc.proxy.errors import bad_request
 # a client that is told 413 in the middle of sending would often see a reset connection instead
 _DISCARD_FACTOR = 16
 
+_SMALL_BYTES = 4096
+
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 
 
@@ -33,8 +35,9 @@ class Bounds:
 
 @dataclasses.dataclass(slots=True)
 class Body:
-    """A request body. Its parsed JSON, up to 25 times as large as `raw`, is not kept while it waits.
+    """A request body.
 
+    :param parsed: its JSON, for outgoing(); None where `raw` is not small, for it may be 25 times as large
     :param model: the model that the client names
     :param stream: whether the answer is to be streamed
     :param wants_usage: whether the client asked for the usage chunk of a stream
@@ -46,6 +49,7 @@ class Body:
     stream: bool
     wants_usage: bool
     max_tokens: object
+    parsed: dict[str, object] | None
 
     def answer_tokens(self, bounds: Bounds) -> int | None:
         """How many tokens the answer may have; None for as many as fit, or what is no number."""
@@ -67,7 +71,7 @@ class Body:
             changes["max_tokens"] = tokens
         if not changes:
             return self.raw
-        parsed = {**json.loads(self.raw), **changes}
+        parsed = {**(self.parsed or json.loads(self.raw)), **changes}
         if "max_tokens" in changes:
             parsed.pop("max_completion_tokens", None)
         return json.dumps(parsed).encode()
@@ -123,6 +127,7 @@ def parse(raw: bytes) -> Body:
         stream=parsed.get("stream") is True,
         wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
         max_tokens=_first(parsed.get("max_completion_tokens"), parsed.get("max_tokens")),
+        parsed=parsed if len(raw) <= _SMALL_BYTES else None,
     )
 
 

@@ -65,9 +65,10 @@ class Exchange:
         self._scope = scope
         self._receive = receive
         self._path: str = scope["path"]
-        self._id = new_request_id()
+        self._key = new_request_id()
+        self.id = str(self._key)
         self._client = Client(send, self._headers)
-        self._tally = Tally(self._id, self.who, client_address(scope), self._path)
+        self._tally = Tally(self.id, self.who, client_address(scope), self._path)
         self._task: asyncio.Task[Any] | None = None
         self._reason: ApiError | None = None
         self._timers: list[asyncio.TimerHandle] = []
@@ -87,11 +88,6 @@ class Exchange:
         self._expected: str | None = None
         self._wants: str | None = None
         self._held: float = 0.0
-
-    @property
-    def id(self) -> str:
-        """The request's id."""
-        return str(self._id)
 
     @property
     def running_since(self) -> float | None:
@@ -126,7 +122,7 @@ class Exchange:
             except asyncio.CancelledError:
                 error = self._reason or STOPPING
             except Exception:  # a bug of ours is one failed request with its row, not a dead connection
-                _log.exception("request %s failed", self._id)
+                _log.exception("request %s failed", self.id)
                 error = ApiError(500, "The proxy failed.", kind="server_error", code="internal_error")
             self._task = None
             for timer in self._timers:
@@ -146,7 +142,7 @@ class Exchange:
 
     def _record(self) -> access.Row:
         row = self._row = self._tally.row(self._client.bytes)
-        self._services.ledger.end(self._id, row)
+        self._services.ledger.end(self._key, row)
         return row
 
     async def _admit(self) -> None:
@@ -174,7 +170,7 @@ class Exchange:
             self._case.check(services.queue.backend.name)
         self._expected = services.upstream.expects(self._body.model)
         services.queue.check(self.who)
-        services.ledger.accept(self._id, self._tally.row(open_state="proxy_killed"))
+        services.ledger.accept(self._key, self._tally.opening("proxy_killed"))
         self._timers.append(loop.call_later(_WATCH_AFTER_SECONDS, self._help, self._watch_client))
         if self._body.stream:
             self._timers.append(loop.call_later(_SILENCE_SECONDS, self._help, self._break_silence))
@@ -229,7 +225,7 @@ class Exchange:
         since, outages = time.monotonic(), queue.outage_seconds()
         self._waiter = Waiter(
             self.who,
-            str(self._id),
+            self.id,
             since + self._services.config.llama_proxy_queue_seconds - self._tally.queued,
             wants=self._wants,
             may_start=self._budget.may_start if self._budget.limited else None,
@@ -261,7 +257,7 @@ class Exchange:
         case.sent()
         self._at_backend, sent = True, time.monotonic()
         self._give_way_after(self._services.config.llama_proxy_max_seconds, backend)
-        response = self._response = await backend.post(self._path, data, str(self._id), tokens)
+        response = self._response = await backend.post(self._path, data, self.id, tokens)
 
         def free(answered: bool) -> None:
             tokens = self._tally.usage.completion_tokens
@@ -284,7 +280,7 @@ class Exchange:
         if self._backend is not backend:
             return
         if self._services.queue.others_wait(self.who):
-            self._help(partial(backend.finish, str(self._id)))
+            self._help(partial(backend.finish, self.id))
         else:
             self._give_way_after(_GIVE_WAY_SECONDS, backend)
 
@@ -301,7 +297,7 @@ class Exchange:
         else:
             told = asyncio.ensure_future(self._client.fail(error))
         if self._at_backend and self._backend is not None:
-            usage = await self._backend.cancel(str(self._id))
+            usage = await self._backend.cancel(self.id)
             if usage is not None:
                 self._tally.usage = usage
             elif self._case is not None:
@@ -343,7 +339,7 @@ class Exchange:
             await asyncio.sleep(_SILENCE_SECONDS - silence)
 
     def _headers(self) -> Headers:
-        headers = [(b"x-request-id", str(self._id).encode()), *self._services.limits.headers(self.who)]
+        headers = [(b"x-request-id", self.id.encode()), *self._services.limits.headers(self.who)]
         if self._waiter is not None and self._waiter.position:
             headers.append((b"x-queue-position", b"%d" % self._waiter.position))
         return headers

@@ -43,6 +43,8 @@ SELECT {COLUMNS} FROM json_populate_recordset(null::llama_requests, %s::json)
 ON CONFLICT (request_id) DO NOTHING
 """  # noqa: S608 - no value is in it
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 Row = Mapping[str, object]
 
 
@@ -203,7 +205,7 @@ class Ledger:
 
 
 def _encode(row: Row) -> bytes:
-    return json.dumps(row, separators=(",", ":")).encode()
+    return _ENCODER.encode(row).encode()
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-import uuid
 
 from starlette.types import Scope
 
 from llmsvc.proxy.access import Row
 from llmsvc.proxy.backends import Usage
 from llmsvc.proxy.participants import Participant
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat()
 
 
 @dataclasses.dataclass(slots=True)
@@ -21,13 +24,11 @@ class Tally:
     :param client: the client's IP address
     """
 
-    request_id: uuid.UUID
+    request_id: str
     who: Participant
     client: str | None
     path: str
-    created: datetime.datetime = dataclasses.field(
-        default_factory=lambda: datetime.datetime.now(datetime.timezone.utc)
-    )
+    created: str = dataclasses.field(default_factory=_now)
     start: float = dataclasses.field(default_factory=time.monotonic)
     request_bytes: int = 0
     model: str | None = None
@@ -44,32 +45,49 @@ class Tally:
         self.first_token = None
         self.usage = Usage()
 
-    def row(self, response_bytes: int = 0, open_state: str | None = None) -> Row:
-        """The columns of llama_requests.
+    def opening(self, state: str) -> Row:
+        """The columns of llama_requests that are known of a request as it is accepted.
 
-        :param open_state: what to call a request that has not ended, if nothing else is ever heard of it
+        :param state: what to call it if nothing else is ever heard of it
         """
-        ended = open_state is None
+        record = self.who.record
+        return {
+            "request_id": self.request_id,
+            "username": record.username,
+            "user_id": record.user_id,
+            "key_id": record.key_id,
+            "end_user": self.who.end_user,
+            "client_addr": self.client,
+            "path": self.path,
+            "state": state,
+            "request_bytes": self.request_bytes,
+            "response_bytes": 0,
+            "created_at": self.created,
+        }
+
+    def row(self, response_bytes: int) -> Row:
+        """The columns of llama_requests at the end of the request."""
+        record = self.who.record
         first = None if self.first_token is None else _milliseconds(self.first_token - self.start)
         return {
-            "request_id": str(self.request_id),
-            "username": self.who.record.username,
-            "user_id": self.who.record.user_id,
-            "key_id": self.who.record.key_id,
+            "request_id": self.request_id,
+            "username": record.username,
+            "user_id": record.user_id,
+            "key_id": record.key_id,
             "end_user": self.who.end_user,
             "client_addr": self.client,
             "path": self.path,
             "model": self.model,
-            "state": open_state or self.state,
-            "status_code": self.status if ended else None,
-            "duration_ms": _milliseconds(time.monotonic() - self.start) if ended else None,
-            "queue_ms": _milliseconds(self.queued) if ended else None,
+            "state": self.state,
+            "status_code": self.status,
+            "duration_ms": _milliseconds(time.monotonic() - self.start),
+            "queue_ms": _milliseconds(self.queued),
             "first_token_ms": first,
             "request_bytes": self.request_bytes,
             "response_bytes": response_bytes,
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
-            "created_at": self.created.isoformat(),
+            "created_at": self.created,
         }
 
 
