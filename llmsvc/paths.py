@@ -21,6 +21,9 @@ MANIFEST = STATE / "manifest.json"
 GOOD_MODELS = STATE / "good-models"
 """Models that once became ready, one name a line, the latest first; written by units/instance-hook."""
 
+BACKUPS = Path("/var/backups/llmsvc")
+"""Backups that nobody gave another place; secrets."""
+
 RUN = Path("/run/llmsvc")
 """What units/instance-hook and the rollback tell of crashes and failures."""
 FAILED_MODELS = RUN / "failed-models"
