@@ -14,15 +14,15 @@ CREDENTIALS = ETC / "credentials"
 PEPPER = CREDENTIALS / "pepper"
 LOCAL_KEY = CREDENTIALS / "local-key"
 
+SAVED = Path("/var/backups/llmsvc")
+"""Backups that nobody gave another place; root's own, for they are secrets. They outlive an uninstall."""
+
 STATE = Path("/var/lib/llmsvc")
 MODELS = STATE / "models"
 PROXY_STATE = STATE / "proxy"
 MANIFEST = STATE / "manifest.json"
 GOOD_MODELS = STATE / "good-models"
 """Models that once became ready, one name a line, the latest first; written by units/instance-hook."""
-
-BACKUPS = Path("/var/backups/llmsvc")
-"""Backups that nobody gave another place; secrets."""
 
 RUN = Path("/run/llmsvc")
 """What units/instance-hook and the rollback tell of crashes and failures."""

@@ -13,9 +13,9 @@ from typing import IO
 import llmsvc
 from llmsvc import paths
 from llmsvc.accounts import keys, meta
-from llmsvc.backup import archive
+from llmsvc.backup import archive, tables
 from llmsvc.config import Config
-from llmsvc.database import connect, dump, schema
+from llmsvc.database import connect, schema
 from llmsvc.errors import SettingError
 from llmsvc.library import files, settings, store
 
@@ -57,7 +57,7 @@ def make(config: Config, target: IO[bytes], *, checked: bool = True) -> archive.
     with work_directory() as work:
         database = work / "database"
         with database.open("xb") as stream:
-            dump.save(config, stream)
+            tables.save(config, stream)
         archive.write(target, about, {archive.DATABASE: database, **_files()})
     return about
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from llmsvc import atomic, config, env, paths
 from llmsvc.accounts import audit, keys, local, meta
-from llmsvc.backup import archive, services
+from llmsvc.backup import archive, services, tables
 from llmsvc.backup.archive import Backup
 from llmsvc.backup.make import NOT_SAVED
 from llmsvc.config import Config, valid_model_name
-from llmsvc.database import connect, dump, schema
+from llmsvc.database import connect, schema
 from llmsvc.errors import ConflictError, Error, SettingError
 from llmsvc.library import catalogue, files, settings, store
 
@@ -86,7 +86,7 @@ def restore(backup: Backup, own: Config) -> Restored:
         with contextlib.ExitStack() as undo:
             for file, text, mode in _files(backup):
                 _replace(file, text, mode, undo)
-            dump.load(own, backup.members[archive.DATABASE])
+            tables.load(own, backup.members[archive.DATABASE])
             undo.pop_all()
         with connect(own) as connection:
             schema.migrate(connection)
@@ -179,6 +179,6 @@ def require_free(own: Config, *, force: bool) -> bool:
     if here and not force:
         raise ConflictError(
             f"this machine has {here}, which a restore replaces",
-            hint=f"--force does it, and saves what is here in {paths.BACKUPS} first",
+            hint=f"--force does it, and saves what is here in {paths.SAVED} first",
         )
     return here is not None

@@ -27,7 +27,7 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "ledger), config.env, models.d and the credentials, in one tar. Model files are not in it.\n\n"
         "The pepper is: whoever has the file can make keys that work. Encrypt it where you store it.",
         epilog="examples:\n"
-        f"  sudo llmsvc db backup                        # a new file in {paths.BACKUPS}, for root alone\n"
+        f"  sudo llmsvc db backup                        # a new file in {paths.SAVED}, for root alone\n"
         "  sudo llmsvc db backup - | age -r RECIPIENT >llmsvc.tar.age\n"
         "  sudo llmsvc db backup - | gpg -e -r RECIPIENT >llmsvc.tar.gpg",
     )
@@ -51,7 +51,7 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     restore.add_argument(
         "--force",
         action="store_true",
-        help=f"also where users or requests would be replaced; they are saved in {paths.BACKUPS} first",
+        help=f"also where users or requests would be replaced; they are saved in {paths.SAVED} first",
     )
     restore.set_defaults(command=_restore)
 
@@ -107,8 +107,8 @@ def _written(file: Path) -> Iterator[IO[bytes]]:
 
 
 def _new_file(what: str) -> Path:
-    paths.BACKUPS.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return paths.BACKUPS / f"{what}-{datetime.datetime.now().astimezone():%Y%m%d-%H%M%S}.tar"
+    paths.SAVED.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return paths.SAVED / f"{what}-{datetime.datetime.now().astimezone():%Y%m%d-%H%M%S}.tar"
 
 
 def _opened(file: str) -> contextlib.AbstractContextManager[IO[bytes]]:

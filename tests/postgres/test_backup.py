@@ -42,7 +42,7 @@ class Host:
             "PEPPER": etc / "credentials/pepper",
             "LOCAL_KEY": etc / "credentials/local-key",
             "STATE": self.folder / "state",
-            "BACKUPS": self.folder / "backups",
+            "SAVED": self.folder / "backups",
             "INSTALL_LOCK": self.folder / "lock",
         }.items():
             self._monkeypatch.setattr(paths, name, path)
@@ -312,5 +312,5 @@ def test_a_file_that_exists_stays(saved, capsys):
     assert saved.read_bytes() == before
     assert main(["db", "backup", str(saved), "--force"]) == 0
     assert main(["db", "backup"]) == 0
-    (file,) = paths.BACKUPS.iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600 and paths.BACKUPS.stat().st_mode & 0o777 == 0o700
+    (file,) = paths.SAVED.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600 and paths.SAVED.stat().st_mode & 0o777 == 0o700
