@@ -15,6 +15,7 @@ from llmsvc.cli import (
     ask,
     audit,
     db,
+    doctor,
     install,
     key,
     model,
@@ -36,6 +37,7 @@ _BROKEN_PIPE = 141
 # a command that runs on and prints for itself, to an exit code.
 _VERBS = (
     install,
+    doctor,
     model,
     service,
     status,
@@ -52,7 +54,7 @@ _VERBS = (
 )
 
 _GROUPS = {
-    "Set up": ("install",),
+    "Set up": ("install", "doctor"),
     "Models": ("model", "start", "stop", "restart", "status", "ask"),
     "People": ("user", "key"),
     "Reports": ("usage", "requests", "audit"),
