@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grp
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from installer import postgres, render
@@ -30,9 +30,13 @@ PRUNE = "llmsvc-prune.timer"
 
 
 class Plan:
-    """The actions for one host. `key` is the first user's key, once the plan has made one."""
+    """The actions for one host. `key` is the first user's key, once the plan has made one.
 
-    def __init__(self, facts: Facts, options: Options) -> None:
+    :param command_line: files that go with the command, as completions and the manual page: path to text
+    """
+
+    def __init__(self, facts: Facts, options: Options, command_line: Mapping[Path, str]) -> None:
+        self._command_line = command_line
         self.facts = facts
         self.options = options
         self.manifest = Manifest()
@@ -116,6 +120,8 @@ class Plan:
         units = {name: _ours(name) for name in (manager.SOCKET, manager.SLICE, *WATCH, PRUNE)}
         for name, text in sorted((units | render.units(self.facts)).items()):
             yield self._file(paths.UNITS / name, text)
+        for path, text in self._command_line.items():
+            yield self._file(path, text)
         if paths.POLKIT_RULES.is_dir():
             yield self._file(paths.POLKIT_RULES / "50-llmsvc.rules", _ours("50-llmsvc.rules"))
 

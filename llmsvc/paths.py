@@ -53,6 +53,15 @@ SYSUSERS = Path("/etc/sysusers.d")
 TMPFILES = Path("/etc/tmpfiles.d")
 POLKIT_RULES = Path("/etc/polkit-1/rules.d")
 
+SHARE = Path("/usr/local/share")
+"""Where shells and man(1) look for what comes with programs in /usr/local/bin."""
+COMPLETIONS = {
+    "bash": SHARE / "bash-completion/completions/llmsvc",
+    "zsh": SHARE / "zsh/site-functions/_llmsvc",
+    "fish": SHARE / "fish/vendor_completions.d/llmsvc.fish",
+    "man": SHARE / "man/man1/llmsvc.1",
+}
+
 PROXY_USER = "llmsvc-proxy"
 BACKEND_USER = "llmsvc-backend"
 ADMIN_GROUP = "llmsvc-admin"

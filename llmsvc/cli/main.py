@@ -14,6 +14,7 @@ from llmsvc.cli import (
     alert,
     ask,
     audit,
+    completion,
     db,
     doctor,
     install,
@@ -48,17 +49,19 @@ _VERBS = (
     requests,
     audit,
     db,
+    completion,
     rollback,
     alert,
     processes,
 )
 
-_GROUPS = {
+GROUPS = {
     "Set up": ("install", "doctor"),
     "Models": ("model", "start", "stop", "restart", "status", "ask"),
     "People": ("user", "key"),
     "Reports": ("usage", "requests", "audit"),
     "Database": ("db",),
+    "Shell": ("completion",),
     "Run by systemd": ("backend", "proxy", "rollback", "alert"),
 }
 
@@ -120,7 +123,7 @@ class RootParser(Parser):
         # argparse has no groups of subcommands; it keeps their help texts only in this private list
         texts = {action.dest: action.help or "" for action in self.commands._choices_actions}
         lines = ["usage: llmsvc [--json] COMMAND …", "", _INTRODUCTION, ""]
-        for title, names in _GROUPS.items():
+        for title, names in GROUPS.items():
             known = [name for name in names if name in texts]
             if known:
                 lines += [f"{title}:", *(f"  {name:<12}{texts[name]}" for name in known), ""]
