@@ -7,7 +7,7 @@ import pwd
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from installer import postgres, render
+from installer import package, postgres, render
 from installer.actions import Action, Step, WriteFile
 from installer.facts import Facts, port_taken
 from installer.manifest import Manifest
@@ -85,13 +85,15 @@ class Plan:
     def _users_and_directories(self) -> Iterator[Action]:
         sysusers, tmpfiles = paths.SYSUSERS / "llmsvc.conf", paths.TMPFILES / "llmsvc.conf"
         directories = (paths.MODELS_D, paths.CREDENTIALS, paths.MODELS, paths.RUN_INSTANCES, paths.CRASHES)
-        yield self._file(sysusers, _ours("llmsvc.sysusers"))
+        if not paths.PACKAGED:
+            yield self._file(sysusers, _ours("llmsvc.sysusers"))
         yield Step(
             f"create the users {paths.PROXY_USER} and {paths.BACKEND_USER}, the group {paths.ADMIN_GROUP}",
             _users_missing,
             lambda: run(["systemd-sysusers", sysusers]),
         )
-        yield self._file(tmpfiles, _ours("llmsvc.tmpfiles"))
+        if not paths.PACKAGED:
+            yield self._file(tmpfiles, _ours("llmsvc.tmpfiles"))
         yield Step(
             "create the directories in /etc/llmsvc and /var/lib/llmsvc",
             lambda: not all(directory.is_dir() for directory in directories),
@@ -116,6 +118,10 @@ class Plan:
         yield Step("apply the database migrations", self._migrations_due, self._migrate)
 
     def _units(self) -> Iterator[Action]:
+        if paths.PACKAGED:
+            for path, text in package.drop_ins(render.units(self.facts)).items():
+                yield self._file(path, text)
+            return
         yield self._file(paths.GENERATORS / "llmsvc-generator", _ours("llmsvc-generator"), mode=0o755)
         units = {name: _ours(name) for name in (manager.SOCKET, manager.SLICE, *WATCH, PRUNE)}
         for name, text in sorted((units | render.units(self.facts)).items()):
@@ -166,7 +172,9 @@ class Plan:
     # ------------------------------------------------------------------------------------------------------
 
     def _file(self, path: Path, text: str, mode: int = 0o644) -> WriteFile:
-        action = WriteFile(path, text, self.manifest, mode=mode, written=self._stale.add)
+        # a drop-in stands for its unit
+        unit = path.parent.name.removesuffix(".d") if path.name == package.DROP_IN else path.name
+        action = WriteFile(path, text, self.manifest, mode=mode, written=lambda _: self._stale.add(unit))
         self.files.append(action)
         return action
 

@@ -94,10 +94,12 @@ def _built_for() -> list[str]:
 
 def _unit_kind() -> str | None:
     """What the installed unit's device rules are for."""
+    unit = "llama-server@.service"
     try:
-        text = (paths.UNITS / "llama-server@.service").read_text(encoding="utf-8")
+        text = (paths.UNITS / unit).read_text(encoding="utf-8")
     except OSError:
         return None
+    text += "".join(file.read_text(encoding="utf-8") for file in paths.DROP_INS.glob(f"{unit}.d/*.conf"))
     allowed = [line.partition("=")[2] for line in text.splitlines() if line.startswith("DeviceAllow=")]
     return next((kind for kind, rule in _RULES if any(a.startswith(rule) for a in allowed)), None)
 

@@ -31,8 +31,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def files() -> dict[Path, str]:
-    """What an installation has: path to text."""
-    return {path: text(kind) for kind, path in paths.COMPLETIONS.items()}
+    """What an installation has: path to text; a package brings them itself."""
+    return {} if paths.PACKAGED else {path: text(kind) for kind, path in paths.COMPLETIONS.items()}
 
 
 def text(kind: str) -> str:

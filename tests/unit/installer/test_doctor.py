@@ -209,6 +209,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, venv: Path) -> Gpu:
         folder.mkdir()
     monkeypatch.setattr(gpu, "DEV", made.dev)
     monkeypatch.setattr(paths, "UNITS", tmp_path)
+    monkeypatch.setattr(paths, "DROP_INS", tmp_path / "drop-ins")
     monkeypatch.setattr(paths, "MODELS_D", made.models)
     monkeypatch.setattr(paths, "RUN_INSTANCES", tmp_path)
     monkeypatch.setattr(paths, "CONFIG_ENV", tmp_path / "config.env")
