@@ -10,6 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
+from installer import package
 from llmsvc import paths
 from llmsvc.errors import Error, UnavailableError
 from llmsvc.process import run
@@ -46,7 +47,11 @@ def gather() -> Facts:
     version = systemd_version(run(["systemctl", "--version"]).stdout)
     if version < 249:
         raise UnavailableError(f"systemd {version} is too old", hint="llmsvc needs systemd 249 or later")
-    return Facts(systemd=version, gpu=gpu_kind(), release=str(paths.VENV.resolve()))
+    return Facts(
+        systemd=version,
+        gpu=gpu_kind(),
+        release=package.release() if paths.PACKAGED else str(paths.VENV.resolve()),
+    )
 
 
 def systemd_version(text: str) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import grp
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from installer import postgres, render
+from installer import package, postgres, render
 from installer.actions import Action, Step, WriteFile
 from installer.facts import Facts, port_taken
 from installer.manifest import Manifest
@@ -30,9 +30,13 @@ PRUNE = "llmsvc-prune.timer"
 
 
 class Plan:
-    """The actions for one host. `key` is the first user's key, once the plan has made one."""
+    """The actions for one host. `key` is the first user's key, once the plan has made one.
 
-    def __init__(self, facts: Facts, options: Options) -> None:
+    :param command_line: files that go with the command, as completions and the manual page: path to text
+    """
+
+    def __init__(self, facts: Facts, options: Options, command_line: Mapping[Path, str]) -> None:
+        self._command_line = command_line
         self.facts = facts
         self.options = options
         self.manifest = Manifest()
@@ -81,13 +85,15 @@ class Plan:
     def _users_and_directories(self) -> Iterator[Action]:
         sysusers, tmpfiles = paths.SYSUSERS / "llmsvc.conf", paths.TMPFILES / "llmsvc.conf"
         directories = (paths.MODELS_D, paths.CREDENTIALS, paths.MODELS, paths.RUN_INSTANCES, paths.CRASHES)
-        yield self._file(sysusers, _ours("llmsvc.sysusers"))
+        if not paths.PACKAGED:
+            yield self._file(sysusers, _ours("llmsvc.sysusers"))
         yield Step(
             f"create the users {paths.PROXY_USER} and {paths.BACKEND_USER}, the group {paths.ADMIN_GROUP}",
             _users_missing,
             lambda: run(["systemd-sysusers", sysusers]),
         )
-        yield self._file(tmpfiles, _ours("llmsvc.tmpfiles"))
+        if not paths.PACKAGED:
+            yield self._file(tmpfiles, _ours("llmsvc.tmpfiles"))
         yield Step(
             "create the directories in /etc/llmsvc and /var/lib/llmsvc",
             lambda: not all(directory.is_dir() for directory in directories),
@@ -112,10 +118,16 @@ class Plan:
         yield Step("apply the database migrations", self._migrations_due, self._migrate)
 
     def _units(self) -> Iterator[Action]:
+        if paths.PACKAGED:
+            for path, text in package.drop_ins(render.units(self.facts)).items():
+                yield self._file(path, text)
+            return
         yield self._file(paths.GENERATORS / "llmsvc-generator", _ours("llmsvc-generator"), mode=0o755)
         units = {name: _ours(name) for name in (manager.SOCKET, manager.SLICE, *WATCH, PRUNE)}
         for name, text in sorted((units | render.units(self.facts)).items()):
             yield self._file(paths.UNITS / name, text)
+        for path, text in self._command_line.items():
+            yield self._file(path, text)
         if paths.POLKIT_RULES.is_dir():
             yield self._file(paths.POLKIT_RULES / "50-llmsvc.rules", _ours("50-llmsvc.rules"))
 
@@ -160,7 +172,9 @@ class Plan:
     # ------------------------------------------------------------------------------------------------------
 
     def _file(self, path: Path, text: str, mode: int = 0o644) -> WriteFile:
-        action = WriteFile(path, text, self.manifest, mode=mode, written=self._stale.add)
+        # a drop-in stands for its unit
+        unit = path.parent.name.removesuffix(".d") if path.name == package.DROP_IN else path.name
+        action = WriteFile(path, text, self.manifest, mode=mode, written=lambda _: self._stale.add(unit))
         self.files.append(action)
         return action
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jinja2
 
 from installer.facts import Facts
 from llmsvc import config, paths
+from llmsvc.systemd import manager
+
+FIXED = (
+    manager.SOCKET,
+    manager.SLICE,
+    "llmsvc-models.path",
+    "llmsvc-models.service",
+    "llmsvc-models-reload.service",
+    "llmsvc-prune.timer",
+)
+"""Units that are the same on every host."""
 
 
 def environment() -> jinja2.Environment:
@@ -41,6 +54,26 @@ def units(facts: Facts) -> dict[str, str]:
         for name in names
         if name.endswith((".service", ".socket"))
     }
+
+
+def files(facts: Facts) -> dict[Path, tuple[str, int]]:
+    """Text and mode of every unit, and of what belongs to the units, by its path."""
+    found = {
+        paths.SYSUSERS / "llmsvc.conf": (ours("llmsvc.sysusers"), 0o644),
+        paths.TMPFILES / "llmsvc.conf": (ours("llmsvc.tmpfiles"), 0o644),
+        paths.GENERATORS / "llmsvc-generator": (ours("llmsvc-generator"), 0o755),
+        paths.POLKIT_RULES / "50-llmsvc.rules": (ours("50-llmsvc.rules"), 0o644),
+    }
+    for name in FIXED:
+        found[paths.UNITS / name] = (ours(name), 0o644)
+    for name, text in units(facts).items():
+        found[paths.UNITS / name] = (text, 0o644)
+    return found
+
+
+def ours(name: str) -> str:
+    """The text of one of the files that are installed as they are."""
+    return paths.data("units", name).read_text(encoding="utf-8")
 
 
 def config_env(values: dict[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -13,6 +14,9 @@ DEFAULT_MODEL = ETC / "default-model"
 CREDENTIALS = ETC / "credentials"
 PEPPER = CREDENTIALS / "pepper"
 LOCAL_KEY = CREDENTIALS / "local-key"
+
+SAVED = Path("/var/backups/llmsvc")
+"""Backups that nobody gave another place; root's own, for they are secrets. They outlive an uninstall."""
 
 STATE = Path("/var/lib/llmsvc")
 MODELS = STATE / "models"
@@ -41,14 +45,28 @@ RUN_INSTANCES = Path("/run/llama-server")
 INSTALL_LOCK = Path("/run/llmsvc-install")
 """A directory that is locked while an installation runs."""
 
-PREFIX = Path("/opt/llmsvc")
-VENV = PREFIX / "venv"
-COMMAND = Path("/usr/local/bin/llmsvc")
-UNITS = Path("/etc/systemd/system")
-GENERATORS = Path("/etc/systemd/system-generators")
-SYSUSERS = Path("/etc/sysusers.d")
-TMPFILES = Path("/etc/tmpfiles.d")
-POLKIT_RULES = Path("/etc/polkit-1/rules.d")
+PACKAGE = Path("/usr/lib/llmsvc")
+PACKAGED = Path(sys.prefix) == PACKAGE
+"""Whether we are a package of the distribution, which brings its files itself and owns them."""
+
+PREFIX = PACKAGE if PACKAGED else Path("/opt/llmsvc")
+VENV = PREFIX if PACKAGED else PREFIX / "venv"
+COMMAND = Path("/usr/bin/llmsvc" if PACKAGED else "/usr/local/bin/llmsvc")
+DROP_INS = Path("/etc/systemd/system")
+UNITS = Path("/usr/lib/systemd/system") if PACKAGED else DROP_INS
+GENERATORS = Path("/usr/lib" if PACKAGED else "/etc", "systemd/system-generators")
+SYSUSERS = Path("/usr/lib" if PACKAGED else "/etc", "sysusers.d")
+TMPFILES = Path("/usr/lib" if PACKAGED else "/etc", "tmpfiles.d")
+POLKIT_RULES = Path("/usr/share" if PACKAGED else "/etc", "polkit-1/rules.d")
+
+SHARE = Path("/usr/share" if PACKAGED else "/usr/local/share")
+"""Where shells and man(1) look for what comes with programs in the directory of COMMAND."""
+COMPLETIONS = {
+    "bash": SHARE / "bash-completion/completions/llmsvc",
+    "zsh": SHARE / f"zsh/{'vendor-completions' if PACKAGED else 'site-functions'}/_llmsvc",
+    "fish": SHARE / "fish/vendor_completions.d/llmsvc.fish",
+    "man": SHARE / "man/man1/llmsvc.1",
+}
 
 PROXY_USER = "llmsvc-proxy"
 BACKEND_USER = "llmsvc-backend"

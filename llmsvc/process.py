@@ -7,7 +7,9 @@ import os
 import pwd
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from typing import IO
 
 from llmsvc.errors import DeniedError, Error, UnavailableError
 
@@ -46,9 +48,7 @@ def run(
     :raises UnavailableError: the program is not installed, or it took too long
     """
     args = [os.fspath(a) for a in argv]
-    clean = (
-        {"PATH": PATH} | {k: os.environ[k] for k in (*_KEPT, *keep_env) if k in os.environ} | dict(env or {})
-    )
+    clean = _environment(env, keep_env)
     try:
         done = subprocess.run(
             args,
@@ -68,6 +68,63 @@ def run(
     if check and done.returncode:
         raise ProcessError(args, done.returncode, done.stderr or done.stdout, hint=hint)
     return done
+
+
+@contextlib.contextmanager
+def running(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    stdout: IO[bytes] | int = subprocess.DEVNULL,
+    user: str | None = None,
+    env: Mapping[str, str] | None = None,
+    hint: str | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a program beside the block, for what is too large to hold; the block's end waits for its end.
+
+    A block that fails kills it. Its environment is as clean as that of run().
+
+    :param stdin: an open file, or subprocess.PIPE; so `stdout`
+    :param user: whose identity it gets, where we are root
+    :raises ProcessError: it ended with another status than 0
+    :raises UnavailableError: the program is not installed
+    """
+    args = [os.fspath(a) for a in argv]
+    identity = pwd.getpwnam(user) if user and os.geteuid() == 0 else None
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                args,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=errors,
+                env=_environment(env),
+                cwd="/",
+                user=identity.pw_uid if identity else None,
+                group=identity.pw_gid if identity else None,
+                extra_groups=[] if identity else None,
+            )
+        except FileNotFoundError:
+            raise UnavailableError(f"{args[0]} is not installed", hint=hint) from None
+        with process:
+            try:
+                yield process
+            except BrokenPipeError:
+                pass  # it ended before it had read all: its status and words tell why
+            except BaseException:
+                process.kill()
+                raise
+            if process.stdin:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+            status = process.wait()
+        errors.seek(0)
+        if status:
+            raise ProcessError(args, status, errors.read().decode(errors="replace"), hint=hint)
+
+
+def _environment(env: Mapping[str, str] | None, keep: Sequence[str] = ()) -> dict[str, str]:
+    return {"PATH": PATH} | {k: os.environ[k] for k in (*_KEPT, *keep) if k in os.environ} | dict(env or {})
 
 
 def require_root(what: str) -> None:

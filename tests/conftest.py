@@ -13,7 +13,9 @@ HERE = Path(__file__).parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="every repetition where a test takes a sample")
-    parser.addoption("--write-docs", action="store_true", help="write docs/conformance.md anew")
+    parser.addoption(
+        "--write-docs", action="store_true", help="write docs/conformance.md and docs/settings.md anew"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from llmsvc.cli import session
+from llmsvc.cli import backup, session
 from llmsvc.cli.output import Result
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "db",
-        help="create, migrate and prune the database",
+        help="create, migrate, prune, back up and restore the database",
         description="The database with users, keys and the ledger of requests. 'llmsvc install' does all of "
         "this by itself.",
         epilog="example:\n  sudo llmsvc db migrate",
@@ -43,6 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     prune.set_defaults(command=_prune)
+    backup.add_parsers(verbs)
 
 
 def _init(args: argparse.Namespace) -> Result:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from llmsvc import __version__
-from llmsvc.cli import session
+from llmsvc.cli import completion, session
 from llmsvc.cli.output import Result
 
 
@@ -69,7 +69,7 @@ def _install(arguments: argparse.Namespace) -> Result:
     )
     paths.INSTALL_LOCK.mkdir(mode=0o700, exist_ok=True)
     with files.locked(paths.INSTALL_LOCK, waiting="waiting for another 'llmsvc install' to end"):
-        plan = Plan(facts.gather(), options)
+        plan = Plan(facts.gather(), options, completion.files())
         done = apply.apply(plan, lambda title: print(f"  {title}", file=sys.stderr, flush=True))
     if done.actions:
         session.note("install", f"llmsvc {__version__}, {len(done.actions)} changes")

@@ -14,7 +14,9 @@ from llmsvc.cli import (
     alert,
     ask,
     audit,
+    completion,
     db,
+    doctor,
     install,
     key,
     model,
@@ -36,6 +38,7 @@ _BROKEN_PIPE = 141
 # a command that runs on and prints for itself, to an exit code.
 _VERBS = (
     install,
+    doctor,
     model,
     service,
     status,
@@ -46,17 +49,19 @@ _VERBS = (
     requests,
     audit,
     db,
+    completion,
     rollback,
     alert,
     processes,
 )
 
-_GROUPS = {
-    "Set up": ("install",),
+GROUPS = {
+    "Set up": ("install", "doctor"),
     "Models": ("model", "start", "stop", "restart", "status", "ask"),
     "People": ("user", "key"),
     "Reports": ("usage", "requests", "audit"),
     "Database": ("db",),
+    "Shell": ("completion",),
     "Run by systemd": ("backend", "proxy", "rollback", "alert"),
 }
 
@@ -118,7 +123,7 @@ class RootParser(Parser):
         # argparse has no groups of subcommands; it keeps their help texts only in this private list
         texts = {action.dest: action.help or "" for action in self.commands._choices_actions}
         lines = ["usage: llmsvc [--json] COMMAND …", "", _INTRODUCTION, ""]
-        for title, names in _GROUPS.items():
+        for title, names in GROUPS.items():
             known = [name for name in names if name in texts]
             if known:
                 lines += [f"{title}:", *(f"  {name:<12}{texts[name]}" for name in known), ""]

@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             description=f"{text[0].upper()}{text[1:]}.",
             epilog=f"example:\n  {sudo}llmsvc model {verb} gemma3",
         )
-        one.add_argument("name", metavar="NAME", help="the model, as 'llmsvc model list' calls it")
+        one.add_argument("name", metavar="MODEL", help="the model, as 'llmsvc model list' calls it")
         if verb == "use":
             service.add_force(one)
         one.set_defaults(command=command)

@@ -26,23 +26,28 @@ def known() -> dict[str, str]:
     return {f.name.removesuffix(".sql"): f.read_text("utf-8") for f in files}
 
 
+def applied(connection: Connection) -> list[str]:
+    """Names of the migrations that the database has, in order; none where it has no tables of ours."""
+    if connection.execute("SELECT to_regclass('llama_migrations') IS NOT NULL").fetchone() != (True,):
+        return []
+    return [name for (name,) in connection.execute("SELECT name FROM llama_migrations ORDER BY name")]
+
+
 def pending(connection: Connection) -> list[str]:
     """Names of the migrations that are still to be applied.
 
     :raises Error: the database was made by a newer version
     """
-    applied: set[str] = set()
-    if connection.execute("SELECT to_regclass('llama_migrations') IS NOT NULL").fetchone() == (True,):
-        applied = {name for (name,) in connection.execute("SELECT name FROM llama_migrations")}
+    done = set(applied(connection))
     names = known()
-    unknown = sorted(applied - names.keys())
+    unknown = sorted(done - names.keys())
     if unknown:
         raise Error(
             f"the database is newer than this version of llmsvc: it has migration {unknown[-1]}, "
             f"we know up to {max(names)}",
             hint="use the newer llmsvc, or restore the backup that was made before the upgrade",
         )
-    return [name for name in names if name not in applied]
+    return [name for name in names if name not in done]
 
 
 def migrate(connection: Connection) -> list[str]:

@@ -39,6 +39,16 @@ def test_the_command_line_starts_quickly(machine, measured):
     measured(f"llmsvc --help, {machine.suite}", (time.monotonic() - begun) / 5)
 
 
+def test_completions_and_the_manual_page_are_where_shells_and_man_look(machine):
+    load = ". /usr/share/bash-completion/bash_completion; "
+    load += "_comp_load llmsvc 2>/dev/null || _completion_loader llmsvc"
+    assert "_llmsvc" in machine.out("bash", "-c", f"{load}; complete -p llmsvc")
+    machine.exec("test", "-s", "/usr/local/share/zsh/site-functions/_llmsvc")
+    machine.exec("test", "-s", "/usr/local/share/fish/vendor_completions.d/llmsvc.fish")
+    machine.exec("test", "-s", "/usr/local/share/man/man1/llmsvc.1")
+    assert "man:llmsvc(1)" in machine.out("systemctl", "show", "-P", "Documentation", "auth-proxy")
+
+
 def test_the_port_is_opened_for_others_and_closed_again(machine):
     for address in ("0.0.0.0:8001", "127.0.0.1:8001"):
         done = machine.exec("llmsvc", "install", "--listen", address)

@@ -12,7 +12,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # sandbox.d and common.sh are checked with those that source them
-SCRIPTS = ("packaging/install.sh", "packaging/wheelhouse", "packaging/sandbox", "tests/run", ".ci/run")
+SCRIPTS = (
+    "packaging/install.sh",
+    "packaging/wheelhouse",
+    "packaging/sandbox",
+    "packaging/deb",
+    "packaging/payload",
+    *(f"packaging/debian/{name}" for name in ("build", "depends", "preinst", "postinst", "prerm", "postrm")),
+    "tests/run",
+    ".ci/run",
+)
 UNITS = ("units/llmsvc-generator", "units/instance-hook")
 
 

@@ -124,7 +124,7 @@ def test_every_command_has_an_example():
                     yield from walk(child)
 
     for parser in walk(cli.RootParser()):
-        by_hand = parser.prog.split()[1] not in cli._GROUPS["Run by systemd"]
+        by_hand = parser.prog.split()[1] not in cli.GROUPS["Run by systemd"]
         assert not by_hand or "example" in (parser.epilog or ""), parser.prog
         assert max(map(len, parser.format_help().splitlines())) <= 120, parser.prog
 

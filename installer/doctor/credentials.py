@@ -1,0 +1,66 @@
+"""The secrets: there, well-formed, and for root alone; and the users that may not read them."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from collections.abc import Iterator
+
+from installer.doctor.finding import INSTALL, Finding, error
+from installer.doctor.host import Host
+from llmsvc import paths
+from llmsvc.accounts import keys
+from llmsvc.errors import Error
+
+
+def check(host: Host) -> Iterator[Finding]:
+    """Modes and owners, and the form of pepper and key."""
+    if not paths.CREDENTIALS.is_dir():
+        yield error(
+            "credentials",
+            f"there is no {paths.CREDENTIALS}",
+            "the proxy cannot start again without a pepper",
+            INSTALL,
+        )
+        return
+    for file in (paths.CREDENTIALS, *sorted(paths.CREDENTIALS.iterdir())):
+        status = file.stat()
+        if status.st_uid != 0 or status.st_mode & 0o077:
+            mode = 700 if file.is_dir() else 600
+            yield error(
+                "credential-open",
+                f"{file} is not for root alone (mode {status.st_mode & 0o7777:o}, uid {status.st_uid})",
+                "others may read secrets with which every key can be forged",
+                f"sudo chown root:root {file} && sudo chmod {mode} {file}",
+            )
+    try:
+        keys.read_pepper(paths.PEPPER)
+    except Error as wrong:
+        yield error(
+            "pepper",
+            wrong.message,
+            "the proxy cannot start again, and without this pepper no API key works",
+            "sudo llmsvc db restore BACKUP, or put the pepper of this database back from a backup",
+        )
+    if not paths.LOCAL_KEY.exists() or not keys.well_formed(paths.LOCAL_KEY.read_bytes().strip()):
+        yield error(
+            "local-key",
+            f"this machine's own key is missing: {paths.LOCAL_KEY}",
+            "'llmsvc ask' and the check of an upgrade do not work",
+            INSTALL,
+        )
+
+
+def users(host: Host) -> Iterator[Finding]:
+    """The users that the services run as."""
+    for name in (paths.PROXY_USER, paths.BACKEND_USER):
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            yield error("user-missing", f"there is no user {name}", "its service cannot start again", INSTALL)
+    try:
+        grp.getgrnam(paths.ADMIN_GROUP)
+    except KeyError:
+        yield error(
+            "group-missing", f"there is no group {paths.ADMIN_GROUP}", "nobody but root can switch", INSTALL
+        )

@@ -1,0 +1,126 @@
+"""PostgreSQL: answering, the right one, with our tables, and with the pepper of its keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+
+from installer.doctor.finding import INSTALL, Finding, error, warning
+from installer.doctor.host import Host
+from llmsvc import paths
+from llmsvc.accounts import keys, local, meta
+from llmsvc.config import Config
+from llmsvc.database import Connection, connect, provision, schema
+from llmsvc.errors import Error, SettingError
+
+_SOCKET = re.compile(r"\.s\.PGSQL\.([0-9]+)\Z")
+_STILL = (
+    "requests go on with the keys that the proxy knows; no row is lost, but users and keys cannot be changed"
+)
+
+
+def check(host: Host) -> Iterator[Finding]:
+    """What the database has, if it answers; else why not."""
+    try:
+        connection = connect(host.config)
+    except Error as problem:
+        yield from _unreachable(host.config, problem)
+        return
+    with connection:
+        yield from _encoding(connection)
+        yield from _tables(connection)
+        if schema.applied(connection):
+            yield from _pepper(connection)
+
+
+def _unreachable(config: Config, problem: Error) -> Iterator[Finding]:
+    for port in _other_ports(config):
+        other = dataclasses.replace(config, postgres_auth_port=port)
+        try:
+            found = provision.database_exists(other)
+        except Error:
+            continue
+        if found:
+            yield error(
+                "database-cluster",
+                f"the database {config.postgres_auth_db} is in the PostgreSQL on port {port}, "
+                f"but POSTGRES_AUTH_PORT is {config.postgres_auth_port}",
+                _STILL,
+                f"set POSTGRES_AUTH_PORT={port} in {paths.CONFIG_ENV}; sudo systemctl restart auth-proxy",
+            )
+            return
+    yield error("database", problem.message, _STILL, problem.hint or INSTALL)
+
+
+def _other_ports(config: Config) -> list[int]:
+    """Ports of the other clusters whose socket is where ours should be."""
+    if not config.postgres_auth_host.startswith("/"):
+        return []
+    found = (_SOCKET.match(path.name) for path in Path(config.postgres_auth_host).glob(".s.PGSQL.*"))
+    return sorted(int(match[1]) for match in found if match and int(match[1]) != config.postgres_auth_port)
+
+
+def _encoding(connection: Connection) -> Iterator[Finding]:
+    row = connection.execute(
+        "SELECT pg_encoding_to_char(encoding), pg_is_in_recovery() FROM pg_database"
+        " WHERE datname = current_database()"
+    ).fetchone()
+    encoding, standby = row or ("", False)
+    if encoding != "UTF8":
+        yield error(
+            "database-encoding",
+            f"the database is {encoding}, not UTF8",
+            "text that is no ASCII is stored unchecked, and other programs read it as bytes",
+            "sudo llmsvc db backup FILE; drop the database; sudo llmsvc install; "
+            "sudo llmsvc db restore FILE --force",
+        )
+    if standby:
+        yield error(
+            "database-standby",
+            "the database is a standby, which cannot be written to",
+            _STILL,
+            "point POSTGRES_AUTH_HOST and _PORT to the primary, or promote this one",
+        )
+
+
+def _tables(connection: Connection) -> Iterator[Finding]:
+    try:
+        pending = schema.pending(connection)
+    except Error as newer:
+        yield error("database-newer", newer.message, "this version cannot work with it", newer.hint or "")
+        return
+    if pending:
+        yield error(
+            "migrations",
+            f"the database lacks {', '.join(pending)}",
+            "commands refuse to work with it, and rows may not be written",
+            "sudo llmsvc db migrate",
+        )
+
+
+def _pepper(connection: Connection) -> Iterator[Finding]:
+    try:
+        pepper = keys.read_pepper(paths.PEPPER)
+    except Error:
+        return  # credentials.py tells
+    row = connection.execute(meta.FINGERPRINT_QUERY).fetchone()
+    try:
+        meta.compare(row[0] if row else None, pepper)
+    except SettingError as wrong:
+        yield error("pepper-wrong", wrong.message, "no API key works", wrong.hint or "")
+        return
+    try:
+        works = local.is_current(connection, pepper, paths.LOCAL_KEY)
+    except psycopg.Error:
+        return  # the tables are not there
+    if paths.LOCAL_KEY.exists() and not works:
+        yield warning(
+            "local-key-wrong",
+            f"the key in {paths.LOCAL_KEY} does not work",
+            "'llmsvc ask' and the check of an upgrade fail",
+            INSTALL,
+        )

@@ -1,0 +1,63 @@
+"""The port: ours, as config.env says, and not open to others without TLS."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from installer.doctor.exclusion import OUTPUT
+from installer.doctor.finding import INSTALL, Finding, error, warning
+from installer.doctor.host import Host
+from installer.facts import port_taken
+from llmsvc.process import run
+from llmsvc.systemd import manager
+
+
+def check(host: Host) -> Iterator[Finding]:
+    """Who listens, and who can connect."""
+    address, port = host.config.llama_proxy_host, host.config.llama_proxy_port
+    wanted = f"{f'[{address}]' if ':' in address else address}:{port}"
+    if host.systemd:
+        yield from _socket(host, wanted)
+    if not ipaddress.ip_address(address).is_loopback:
+        yield warning(
+            "no-tls",
+            f"LLAMA_PROXY_HOST is {address}, and there is no TLS",
+            "keys and prompts cross the network readable for everybody on the way",
+            f"put nginx or Caddy in front of it, then sudo llmsvc install --listen 127.0.0.1:{port}",
+        )
+
+
+def _socket(host: Host, wanted: str) -> Iterator[Finding]:
+    listening = {line.split(" ")[0] for line in host.unit(manager.SOCKET, "Listen").splitlines()}
+    if host.unit(manager.SOCKET, "ActiveState") != "active":
+        address, _, port = wanted.rpartition(":")
+        if why := port_taken(address.strip("[]"), int(port)):
+            yield error(
+                "port-taken",
+                f"{manager.SOCKET} cannot listen on {wanted}: {why}{_by(port)}",
+                "clients reach somebody else, or nobody",
+                f"end that program, or sudo llmsvc install --listen ADDRESS:PORT; then {INSTALL}",
+            )
+    elif wanted not in listening:
+        yield error(
+            "listen",
+            f"{manager.SOCKET} listens on {', '.join(sorted(listening))}, but config.env says {wanted}",
+            "clients that use the new address are refused",
+            INSTALL,
+        )
+    drop_in = OUTPUT / "auth-proxy.socket.d/50-llmsvc-listen.conf"
+    if not drop_in.exists():
+        yield error(
+            "listen-missing",
+            f"{drop_in} is missing",
+            "the socket listens on its default address, whatever config.env says",
+            "sudo systemctl daemon-reload",
+        )
+
+
+def _by(port: str) -> str:
+    """Who listens there, for people."""
+    shown = run(["ss", "-Hltnp", f"sport = :{port}"], check=False).stdout
+    who = shown.partition('users:(("')[2].partition('"')[0]
+    return f", by {who}" if who else ""
