@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from llmsvc.cli import main, model, switching
+from llmsvc.cli import main, model_change, model_get, switching
 from llmsvc.library import store
 from llmsvc.systemd import journal, manager
 from tests.unit.library.ggufs import gguf
@@ -29,7 +30,8 @@ def run(host: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "require_root", lambda what: None)
+    for module in (model_get, model_change):
+        monkeypatch.setattr(module, "require_root", lambda what: None)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def systemd(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(journal, "note", lambda *about: None)
     monkeypatch.setattr(switching, "_NOTHING_SECONDS", 0)
     monkeypatch.setattr(manager, "daemon_reload", lambda: asked.append("daemon-reload"))
-    monkeypatch.setattr(model, "_daemon_reload", manager.daemon_reload)
+    monkeypatch.setattr(manager, "reload_where_booted", manager.daemon_reload)
     return asked
 
 
@@ -63,6 +65,10 @@ def test_add_tells_where_things_are_and_reloads(
     assert "sudo llmsvc model use m" in out
     assert systemd == ["daemon-reload"]
     assert "is installed already" in run("add", model_file, "--name", "m")[1]
+
+
+def line_of(name: str, line: str) -> int:
+    return store.env_file(name).read_text().splitlines().index(line) + 1
 
 
 @pytest.mark.usefixtures("root", "systemd")
@@ -83,6 +89,7 @@ def test_every_command_has_json(run: Run, models: Path, model_file: Path) -> Non
             "context_trained": 2048,
             "default": False,
             "active": False,
+            "last_used": None,
             "problem": None,
             "memory_needed_gpu": 0,
             "fits": True,
@@ -90,7 +97,8 @@ def test_every_command_has_json(run: Run, models: Path, model_file: Path) -> Non
     ]
     shown = json.loads(run("show", "m", "--json")[1])
     assert shown["settings"]["N_CTX"]["value"] == 2048
-    assert shown["settings"]["N_CTX"]["source"].endswith("models.d/m.env:13")
+    assert shown["settings"]["N_CTX"]["source"].endswith(f"models.d/m.env:{line_of('m', 'N_CTX=2048')}")
+    assert shown["settings"]["N_BATCH"] == {"value": 512, "source": "default"}
     assert shown["origin"] == f"file:{model_file}"
     assert json.loads(run("use", "m", "--json")[1])["default"] is True
     names = [entry["name"] for entry in json.loads(run("catalog", "--json")[1])]
@@ -103,15 +111,15 @@ def test_every_command_has_json(run: Run, models: Path, model_file: Path) -> Non
 
 @pytest.mark.usefixtures("root", "systemd")
 def test_people_get_tables(run: Run, model_file: Path) -> None:
-    assert "sudo llmsvc model add smollm2" in run("list")[1]
+    assert "sudo llmsvc model pull smollm2" in run("list")[1]
     run("add", model_file, "--name", "m")
     header, row = run("list")[1].splitlines()
     columns = ["NAME", "FILE", "SIZE", "QUANTIZATION", "CONTEXT", "MEMORY", "FITS", "DEFAULT", "ACTIVE"]
-    assert header.split() == columns
-    assert row.split() == ["m", "m.gguf", "3", "kB", "Q4_K_M", "2048", "89", "MB", "yes", "no", "no"]
+    assert header.split() == [*columns, "LAST", "USED"]
+    assert row.split() == ["m", "m.gguf", "3", "kB", "Q4_K_M", "2048", "89", "MB", "yes", "no", "no", "-"]
     store.env_file("bad").write_text("MODEL=/gone.gguf\n")
     assert "/gone.gguf: cannot be read" in run("list")[1]
-    assert "chat template  yes" in run("show", "m")[1]
+    assert re.search(r"^chat template +yes", run("show", "m")[1], re.MULTILINE)
     assert "/gone.gguf: cannot be read" in run("show", "bad")[1]
     assert "SmolLM2 135M Instruct" in run("catalog")[1]
 

@@ -23,6 +23,8 @@ class Hook:
         self.instance.mkdir(parents=True)
         text = paths.data("units", "instance-hook").read_text()
         text = text.replace("/run/", f"{root}/").replace(str(paths.GOOD_MODELS), str(self.good))
+        self.used = root / "used-models"
+        text = text.replace(str(paths.USED_MODELS), str(self.used))
         self.script = root / "hook"
         self.script.write_text(text)
         (root / "bin").mkdir()
