@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import pytest
 
 from llmsvc.config import Config
 from llmsvc.errors import DeniedError, Error, ModelError, NotFoundError, UnavailableError
-from llmsvc.library import download, installing, store
-from tests.hub import COMMIT, Hub, Repository, running
+from llmsvc.library import installing, store
+from tests.hub import COMMIT, Hub, Repository
 from tests.unit.library.ggufs import gguf
 
 CONTENTS = gguf()
@@ -21,14 +20,9 @@ FILE = "Tiny.Q4_K_M.gguf"
 WHAT = f"owner/tiny-GGUF/{FILE}"
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running() as server:
-        server.repositories["owner/tiny-GGUF"] = Repository({FILE: CONTENTS, "sub/B.gguf": CONTENTS})
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
-        yield server
+@pytest.fixture(autouse=True)
+def _files(hub: Hub) -> None:
+    hub.repositories["owner/tiny-GGUF"] = Repository({FILE: CONTENTS, "sub/B.gguf": CONTENTS})
 
 
 def failure(kind: type[Error], what: str, conf: Config) -> Error:
@@ -56,9 +50,8 @@ def test_a_file_of_the_hub_becomes_an_instance(hub: Hub, conf: Config, models: P
 
 def test_what_is_downloaded_is_the_commit_that_was_looked_up(hub: Hub, conf: Config) -> None:
     installing.add(WHAT, config=conf)
-    downloads = [path for method, path in hub.requests if method == "GET" and "/downloads/" in path]
-    assert downloads
-    assert all(f"/resolve/{COMMIT}/" in path for path in downloads)
+    assert hub.got()
+    assert all(f"/resolve/{COMMIT}/" in one.path for one in hub.got())
 
 
 def test_a_file_in_a_folder_of_the_repository(hub: Hub, conf: Config, models: Path) -> None:
@@ -78,7 +71,7 @@ def test_adding_it_several_times_at_once_fetches_it_once(hub: Hub, conf: Config)
         results = list(pool.map(lambda _: installing.add(WHAT, config=conf), range(6)))
     assert len({result.file for result in results}) == 1
     assert [result.changed for result in results].count(True) == 1
-    assert len([path for method, path in hub.requests if path.startswith("/downloads/")]) == 1
+    assert len(hub.got()) == 1
 
 
 @pytest.mark.parametrize(
@@ -108,7 +101,7 @@ def test_a_file_that_is_no_gguf_is_refused(hub: Hub, conf: Config) -> None:
 def test_without_a_sha256_nothing_is_fetched(hub: Hub, conf: Config) -> None:
     hub.repositories["owner/tiny-GGUF"].etags[FILE] = "0" * 40
     assert "does not tell the sha256" in failure(Error, WHAT, conf).message
-    assert not [path for method, path in hub.requests if method == "GET"]
+    assert not hub.got()
 
 
 def test_an_unknown_file_is_not_found(hub: Hub, conf: Config) -> None:
