@@ -44,7 +44,8 @@ class Found:
 
     def source(self) -> sources.Local:
         """The same as a source to install from."""
-        return wanted.local(self.file, f"{self.name}.gguf", self.sha256)
+        split = len(sources.parts(self.file.name)) > 1
+        return wanted.local(self.file, None if split else f"{self.name}.gguf", self.sha256)
 
 
 def find(program: str, directories: Iterable[Path] | None = None) -> list[Found]:

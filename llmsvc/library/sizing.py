@@ -56,10 +56,10 @@ def choose(
     :raises FitError: it can never fit on this machine: with the numbers and what would
     """
     most = min(header.context_length or settings.DEFAULT_N_CTX, MOST)
-    now = _largest(name, header, most, _reduced(room, _MARGIN))
+    least = min(most, LEAST)
+    now = _largest(name, header, most, _reduced(room, _MARGIN)) or _largest(name, header, least, room)
     if now:
         return _told(name, header, room, most, *now, fits=True)
-    least = min(most, LEAST)
     ever = dataclasses.replace(room, free=room.total or room.free, gpu=room.gpu_total)
     if _largest(name, header, least, ever) is None and not force:
         raise _refusal(name, header, ever, least, entry)

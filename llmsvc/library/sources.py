@@ -68,7 +68,7 @@ class Local:
     label: str | None = None
     """The name that people know the file by, where its own says nothing."""
     sha256: str | None = None
-    """What its contents should be, where that is known."""
+    """What its contents should be, of a split one the first part's, where that is known."""
 
     @property
     def file(self) -> str:

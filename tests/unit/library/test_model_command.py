@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from llmsvc.cli import main, model_change, model_get, switching
-from llmsvc.library import store
-from llmsvc.systemd import journal, manager
-from tests.unit.library.ggufs import gguf
+from llmsvc.library import memory, store
+from llmsvc.systemd import journal, manager, schedule
+from tests.hub import COMMIT, Hub, Repository
+from tests.unit.library.ggufs import META, gguf
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -199,3 +200,70 @@ def test_a_normal_user_may_look(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert run("list")[0] == run("catalog")[0] == 0
     assert run("add", "x", "--copy", "--link")[0] == 2
+
+
+# ---------------------------------------------------------------------------------------------------------
+# catalog, pull
+
+
+@pytest.fixture
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 GB of memory, all of it free."""
+    monkeypatch.setattr(memory, "room", lambda name=None: memory.Room(8 * 10**9, total=8 * 10**9))
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_the_catalogue_tells_what_fits_here(run: Run) -> None:
+    everything = {one["name"]: one for one in json.loads(run("catalog", "--json")[1])}
+    assert len(everything) >= 20
+    fits = {file["name"]: file["fits"] for one in everything.values() for file in one["files"]}
+    assert (fits["mistral"], fits["mistral:q8_0"], fits["llama3.3-70b:q2_k"]) == (True, False, False)
+    assert everything["gemma3-12b-qat"]["gated"] is True
+    (mistral,) = (file for file in everything["mistral"]["files"] if file["name"] == "mistral")
+    assert 0 < mistral["n_ctx"] < 32768
+    assert mistral["size"] < mistral["memory_needed"] < 8 * 10**9
+    fitting = json.loads(run("catalog", "--fits", "--json")[1])
+    assert {one["name"] for one in fitting} < set(everything)
+    assert all(file["fits"] for one in fitting for file in one["files"])
+    lines = run("catalog", "--fits")[1].splitlines()
+    assert lines[0].split() == [
+        *("NAME", "MODEL", "SIZE", "MEMORY", "CONTEXT", "FITS", "LICENCE", "GATED", "INSTALLED"),
+    ]
+    assert any(line.startswith("mistral  ") for line in lines)
+    assert any(line.startswith("phi4:q3_k_m  ") or "phi4" not in line for line in lines)
+    assert not any(line.startswith("llama3.3-70b") for line in lines)
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_one_model_of_the_catalogue_with_all_its_quantizations(run: Run) -> None:
+    notes, _, *rows = run("catalog", "mistral")[1].splitlines()
+    assert notes.startswith("A good general model")
+    assert [row.split()[0] for row in rows] == [
+        *("mistral:q3_k_m", "mistral", "mistral:q5_k_m", "mistral:q6_k", "mistral:q8_0"),
+    ]
+    assert run("catalog", "mistrall")[0] == 3
+
+
+@pytest.mark.usefixtures("root", "systemd")
+def test_pull_is_for_what_is_elsewhere(run: Run, model_file: Path, hub: Hub) -> None:
+    code, _, err = run("pull", model_file)
+    assert (code, f"sudo llmsvc model add {model_file} installs it" in err) == (2, True)
+    hub.repositories["o/r"] = Repository({"m.gguf": gguf()})
+    told = json.loads(run("pull", "o/r/m.gguf", "--json")[1])
+    assert (told["name"], told["changed"], told["updated"], told["in_place"]) == ("m", True, False, False)
+    assert "is installed already" in run("pull", "o/r/m.gguf")[1]
+    hub.repositories["o/r"].files["m.gguf"] = gguf(META | {"general.name": "Newer"})
+    assert "model m has a newer file" in run("pull", "o/r/m.gguf")[1]
+    assert json.loads(run("show", "m", "--json")[1])["commit"] == COMMIT
+
+
+@pytest.mark.usefixtures("root")
+def test_remove_takes_its_schedule_with_it(
+    run: Run, systemd: list[str], model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[str] = []
+    monkeypatch.setattr(schedule, "remove", lambda name, times: gone.append(name))
+    monkeypatch.setattr(schedule, "get", lambda name: schedule.Schedule(name, ["daily"]))
+    run("add", model_file, "--name", "m")
+    assert run("remove", "m")[0] == 0
+    assert gone == ["m"]

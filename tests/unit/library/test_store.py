@@ -429,3 +429,54 @@ def test_the_running_and_the_default_model_are_not_removed(
     with pytest.raises(ConflictError, match="model m is the default"):
         store.remove("m", conf)
     assert store.names() == ["m"]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# link, move
+
+
+LINK, MOVE = installing.Options(how="link"), installing.Options(how="move")
+
+
+def test_move_leaves_one_file_in_the_library_that_the_service_can_read(
+    conf: Config, models: Path, model_file: Path
+) -> None:
+    contents = model_file.read_bytes()
+    model_file.chmod(0o600)
+    installed = installing.add(str(model_file), name="m", config=conf, options=MOVE)
+    assert not model_file.exists()
+    assert installed.file.read_bytes() == contents
+    assert (installed.file.stat().st_mode & 0o7777, installed.file.stat().st_nlink) == (0o644, 1)
+    assert not installed.linked
+
+
+def test_move_from_another_disk_removes_the_original_at_the_end(conf: Config, elsewhere: Path) -> None:
+    file = elsewhere / "m.gguf"
+    file.write_bytes(gguf())
+    assert installing.add(str(file), config=conf, options=MOVE).file.read_bytes() == gguf()
+    assert not file.exists()
+
+
+def test_a_move_that_fails_leaves_the_original(
+    conf: Config, host: Path, models: Path, model_file: Path
+) -> None:
+    broken = host / "broken.gguf"
+    broken.write_bytes(gguf()[:-1])
+    with pytest.raises(ModelError):
+        installing.add(str(broken), config=conf, options=MOVE)
+    store.env_file("m").write_text(f"MODEL={model_file}\n")
+    for taken in (model_file.name.replace(" ", "-"), f"{NAME}.gguf"):
+        (models / taken).write_bytes(b"something else")
+    with pytest.raises(ConflictError):
+        installing.add(str(model_file), config=conf, options=MOVE)
+    assert broken.exists() and model_file.exists()
+    assert model_file.stat().st_nlink == 1
+
+
+def test_move_of_a_file_that_lies_in_the_library_keeps_it(conf: Config, models: Path) -> None:
+    models.mkdir()
+    file = models / "mine.gguf"
+    file.write_bytes(gguf())
+    assert installing.add(str(file), config=conf, options=MOVE).file == file
+    assert file.read_bytes() == gguf()
+    assert tree(models) == ["mine.gguf", "mine.gguf.sha256"]

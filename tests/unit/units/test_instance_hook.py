@@ -221,3 +221,15 @@ def test_a_systemd_that_refuses_the_alert_or_the_end_of_retries_changes_nothing_
     (hook.instance / "gpu-lost").touch()
     hook("stopped", "m", result="signal", ended=("killed", "SEGV"))
     assert len(hook.crashes()) == 1
+
+
+def test_when_a_model_was_used_is_noted_as_it_starts_and_as_it_ends(hook: Hook) -> None:
+    hook("started", "m")
+    os.utime(hook.used / "m", (1, 1))
+    hook("stopped", "m", result="success")
+    assert (hook.used / "m").stat().st_mtime > 1
+    assert (hook.used / "m").stat().st_mode & 0o777 == 0o644
+    # one that never got ready was not used
+    os.utime(hook.used / "m", (1, 1))
+    hook("stopped", "m", result="exit-code")
+    assert (hook.used / "m").stat().st_mtime == 1
