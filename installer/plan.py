@@ -17,7 +17,7 @@ from llmsvc.accounts import audit, keys, keystore, local, meta, users
 from llmsvc.config import Config
 from llmsvc.database import connect, schema
 from llmsvc.errors import ConflictError, Error
-from llmsvc.library import gguf, sources, store
+from llmsvc.library import gguf, installing, sources, store
 from llmsvc.library.wanted import resolve
 from llmsvc.process import run
 from llmsvc.systemd import manager
@@ -134,10 +134,11 @@ class Plan:
     def _model(self) -> Iterator[Action]:
         if self.model:
             what, name = self.options.model or DEFAULT_MODEL, self.model.name
+            wheels = installing.Options(wheelhouse=self.options.wheelhouse)
             yield Step(
                 f"install the model {name} from {self.model.source}",
-                lambda: store.pending(what) is not None,
-                lambda: store.ensure(what, wheelhouse=self.options.wheelhouse, config=self.config),
+                lambda: installing.pending(what) is not None,
+                lambda: installing.ensure(what, config=self.config, options=wheels),
             )
             yield Step(
                 f"make {name} the default model",

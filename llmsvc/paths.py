@@ -24,6 +24,8 @@ PROXY_STATE = STATE / "proxy"
 MANIFEST = STATE / "manifest.json"
 GOOD_MODELS = STATE / "good-models"
 """Models that once became ready, one name a line, the latest first; written by units/instance-hook."""
+USED_MODELS = STATE / "used-models"
+"""A file NAME in here was last touched when model NAME got ready, or ended; by units/instance-hook."""
 
 RUN = Path("/run/llmsvc")
 """What units/instance-hook and the rollback tell of crashes and failures."""

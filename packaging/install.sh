@@ -52,7 +52,7 @@ read_options() {
         shift
     done
     [ "$(id -u)" = 0 ] || die "this needs root" "sudo packaging/install.sh"
-    if [[ -n $model && $model != */* && $model != *.gguf && ! -e $root/models/$model.toml ]]; then
+    if [[ -n $model && $model != */* && $model != *.gguf && ! -e $root/models/${model%%:*}.toml ]]; then
         die "there is no model $model in the catalogue" "it has: $(cd "$root/models" && echo *.toml | sed 's/\.toml//g')"
     fi
     if [[ $model == *.gguf && ! -f $model && ! $model =~ ^[^/]+/[^/]+/.+ ]]; then

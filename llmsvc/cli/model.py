@@ -1,97 +1,53 @@
-"""`llmsvc model`: the models of this machine, and which one runs."""
+"""`llmsvc model`: the models of this machine, and which one runs. Here they are shown; model_get.py brings
+new ones, model_change.py changes them."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import datetime
 from typing import TYPE_CHECKING
 
-from llmsvc import paths
-from llmsvc.cli import service, session, switching
+from llmsvc.cli import model_change, model_get
 from llmsvc.cli.output import Result, Table
-from llmsvc.errors import DeniedError
-from llmsvc.process import require_root
 
 if TYPE_CHECKING:
-    from llmsvc.library.catalogue import Entry
+    from llmsvc.library.catalogue import Entry, File
     from llmsvc.library.fit import Estimate
     from llmsvc.library.memory import Room
+    from llmsvc.library.sizing import Sizing
     from llmsvc.library.store import Model
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "model",
-        help="add, list, switch and remove models",
+        help="pull, list, switch, schedule and remove models",
         description="The models of this machine. Each is an instance llama-server@NAME with settings in "
         "/etc/llmsvc/models.d/NAME.env; one of them runs at a time.",
-        epilog="example:\n  llmsvc model catalog\n  sudo llmsvc model add gemma3\n"
-        "  sudo llmsvc model use gemma3",
+        epilog="example:\n  llmsvc model catalog --fits\n  sudo llmsvc model pull llama3.2-3b\n"
+        "  sudo llmsvc model use llama3.2-3b",
     )
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_add_parser(verbs)
-    for verb, command, text in (
-        ("list", _list, "list the installed models"),
-        ("catalog", _catalog, "list the models that have a short name"),
-    ):
-        one = verbs.add_parser(verb, help=text, epilog=f"example:\n  llmsvc model {verb} --json")
-        one.set_defaults(command=command)
-    for verb, command, text, sudo in (
-        ("show", _show, "show all that is known of a model, and its settings", ""),
-        ("use", _use, "switch to a model now, and start it at boot from now on", "sudo "),
-        (
-            "remove",
-            _remove,
-            "remove a model that does not run, and its file unless another needs it",
-            "sudo ",
-        ),
-    ):
-        one = verbs.add_parser(
-            verb,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"example:\n  {sudo}llmsvc model {verb} gemma3",
-        )
-        one.add_argument("name", metavar="MODEL", help="the model, as 'llmsvc model list' calls it")
-        if verb == "use":
-            service.add_force(one)
-        one.set_defaults(command=command)
+    _add_list_parser(verbs)
+    _add_catalog_parser(verbs)
+    model_get.add_parsers(verbs)
+    _add_show_parser(verbs)
+    model_change.add_parsers(verbs)
 
 
-def _add_add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    add = verbs.add_parser(
-        "add",
-        help="install a model from the catalogue, a file or the Hugging Face hub",
-        description="Fetches a model, checks it and makes it an instance. It is there whole or not at all, "
-        "and what runs goes on. HF_ENDPOINT, proxy variables and pip's settings are honoured.",
-        epilog="example:\n  sudo llmsvc model add tinyllama\n"
-        "  sudo llmsvc model add /data/qwen2.5-7b-q4_k_m.gguf --name qwen\n"
-        "  sudo llmsvc model add bartowski/Qwen2.5-7B-Instruct-GGUF/Qwen2.5-7B-Instruct-Q4_K_M.gguf",
+# ---------------------------------------------------------------------------------------------------------
+# list
+
+
+def _add_list_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "list",
+        help="list the installed models",
+        description="Lists the installed models: size and quantization of the file, context, memory, whether "
+        "it fits into what is free now, which one starts at boot and which one runs.",
+        epilog="example:\n  llmsvc model list --json",
     )
-    add.add_argument(
-        "what",
-        metavar="WHAT",
-        help="name in 'llmsvc model catalog', path of a .gguf, or OWNER/REPO/FILE.gguf",
-    )
-    add.add_argument(
-        "--name", help="what to call it (default: the catalogue's name, or made from the file's)"
-    )
-    how = add.add_mutually_exclusive_group()
-    how.add_argument(
-        "--copy",
-        dest="how",
-        action="store_const",
-        const="copy",
-        default="auto",
-        help="copy a local file (default: a hard link where that works, which needs no space)",
-    )
-    how.add_argument(
-        "--link", dest="how", action="store_const", const="link", help="link a local file, or fail"
-    )
-    add.add_argument(
-        "--wheelhouse", type=Path, metavar="DIR", help="take wheels from DIR instead of the network"
-    )
-    add.set_defaults(command=_add)
+    parser.set_defaults(command=_list)
 
 
 def _list(args: argparse.Namespace) -> Result:
@@ -100,7 +56,10 @@ def _list(args: argparse.Namespace) -> Result:
 
     room = memory.room()
     found = [(model, *_fit(model, room)) for model in store.models()]
-    headers = ["name", "file", "size", "quantization", "context", "memory", "fits", "default", "active"]
+    headers = [
+        *("name", "file", "size", "quantization", "context", "memory", "fits", "default", "active"),
+        "last used",
+    ]
     rows: list[list[object]] = [
         [
             m.name,
@@ -112,6 +71,7 @@ def _list(args: argparse.Namespace) -> Result:
             fitting,
             m.default,
             m.active,
+            "now" if m.active else _moment(m.last_used),
         ]
         for m, wanted, fitting in found
     ]
@@ -119,8 +79,12 @@ def _list(args: argparse.Namespace) -> Result:
         headers.append("problem")
         for row, (m, *_) in zip(rows, found, strict=True):
             row.append(m.problem or "")
-    table = Table(headers, rows, "no models; 'sudo llmsvc model add smollm2' installs a first one")
-    return Result([_data(m) | _fit_data(wanted, fitting) for m, wanted, fitting in found], table)
+    table = Table(headers, rows, "no models; 'sudo llmsvc model pull smollm2' installs a first one")
+    return Result([data(m) | _fit_data(wanted, fitting) for m, wanted, fitting in found], table)
+
+
+def _moment(epoch: float | None) -> datetime.datetime | None:
+    return None if epoch is None else datetime.datetime.fromtimestamp(int(epoch)).astimezone()
 
 
 def _fit(model: Model, room: Room) -> tuple[Estimate | None, bool | None]:
@@ -142,7 +106,8 @@ def _fit_data(wanted: Estimate | None, fitting: bool | None) -> dict[str, object
     }
 
 
-def _data(model: Model) -> dict[str, object]:
+def data(model: Model) -> dict[str, object]:
+    """A model as --json shows it."""
     header = model.header
     return {
         "name": model.name,
@@ -155,25 +120,86 @@ def _data(model: Model) -> dict[str, object]:
         "context_trained": header.context_length if header else None,
         "default": model.default,
         "active": model.active,
+        "last_used": _moment(model.last_used),
         "problem": model.problem,
     }
 
 
+# ---------------------------------------------------------------------------------------------------------
+# catalog
+
+
+def _add_catalog_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "catalog",
+        help="list the models that have a short name",
+        description="Lists the models that have a short name. MEMORY is what the usual quantization needs "
+        "with the context that it would get here, weights included.",
+        epilog="example:\n  llmsvc model catalog --fits\n  llmsvc model catalog mistral",
+    )
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="all quantizations of one model, and what it is good for"
+    )
+    parser.add_argument(
+        "--fits", action="store_true", help="only what fits into the memory of this machine now"
+    )
+    parser.set_defaults(command=_catalog)
+
+
 def _catalog(args: argparse.Namespace) -> Result:
-    from llmsvc.library import catalogue, store
+    from llmsvc.library import catalogue, memory, sizing, store
     from llmsvc.library.progress import size
 
+    room = memory.room()
     installed = set(store.names())
-    entries = list(catalogue.load().values())
-    rows = [
-        (e.name, e.title, size(e.size), e.quantization, e.context, e.licence, e.name in installed)
-        for e in entries
+    entries = [catalogue.lookup(args.name)] if args.name else list(catalogue.load().values())
+    found = [
+        (entry, file, sizing.of_catalogue(entry, file, room))
+        for entry in entries
+        for file in entry.files.values()
     ]
-    headers = ("name", "model", "size", "quantization", "context", "licence", "installed")
-    return Result([_entry(e, e.name in installed) for e in entries], Table(headers, rows))
+    if args.fits:
+        found = [row for row in found if row[2]]
+    shown = found if args.name else _one_each(found)
+    headers = ("name", "model", "size", "memory", "context", "fits", "licence", "gated", "installed")
+    rows = [
+        (
+            _called(entry, file),
+            entry.title,
+            size(file.size),
+            size(sized.needed) if sized else None,
+            sized.n_ctx if sized else None,
+            sized is not None,
+            entry.licence,
+            entry.gated,
+            _called(entry, file).replace(":", "-") in installed,
+        )
+        for entry, file, sized in shown
+    ]
+    empty = "nothing fits into the memory that is free now; 'llmsvc model catalog' lists all"
+    table = Table(headers, rows, empty, title=entries[0].notes if args.name else "")
+    by_entry = [
+        _entry(entry, [row[1:] for row in found if row[0] is entry], installed)
+        for entry in entries
+        if any(row[0] is entry for row in found)
+    ]
+    return Result(by_entry, table)
 
 
-def _entry(entry: Entry, installed: bool) -> dict[str, object]:
+def _one_each(found: list[tuple[Entry, File, Sizing | None]]) -> list[tuple[Entry, File, Sizing | None]]:
+    """The usual quantization of each model; where that one was left out, the largest that is there."""
+    best = {entry.name: (entry, file, sized) for entry, file, sized in found}
+    usual = {row[0].name: row for row in found if row[1].quantization == row[0].quantization}
+    return list((best | usual).values())
+
+
+def _called(entry: Entry, file: File) -> str:
+    """What to pull it by."""
+    usual = file.quantization == entry.quantization
+    return entry.name if usual else f"{entry.name}:{file.quantization.lower()}"
+
+
+def _entry(entry: Entry, files: list[tuple[File, Sizing | None]], installed: set[str]) -> dict[str, object]:
     return {
         "name": entry.name,
         "title": entry.title,
@@ -182,124 +208,101 @@ def _entry(entry: Entry, installed: bool) -> dict[str, object]:
         "size": entry.size,
         "context": entry.context,
         "licence": entry.licence,
+        "gated": entry.gated,
+        "embedding": entry.embedding,
         "notes": entry.notes,
         "source": str(entry.source),
-        "installed": installed,
+        "installed": entry.name in installed,
+        "files": [
+            {
+                "name": _called(entry, file),
+                "quantization": file.quantization,
+                "size": file.size,
+                "source": str(file.source),
+                "fits": sized is not None,
+                "n_ctx": sized.n_ctx if sized else None,
+                "memory_needed": sized.needed if sized else None,
+            }
+            for file, sized in files
+        ],
     }
 
 
+# ---------------------------------------------------------------------------------------------------------
+# show
+
+
+def _add_show_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "show",
+        help="show all that is known of a model, and its settings",
+        description="Shows all that is known of a model: file, origin, sha256, what its header says, what "
+        "memory it needs; and each setting, with the file and line that it comes from.",
+        epilog="example:\n  llmsvc model show gemma3",
+    )
+    parser.add_argument("name", metavar="NAME", help="the model, as 'llmsvc model list' calls it")
+    parser.set_defaults(command=_show)
+
+
 def _show(args: argparse.Namespace) -> Result:
-    from llmsvc.errors import SettingError
-    from llmsvc.library import files, memory, settings, store
+    from llmsvc.library import memory, records, store
     from llmsvc.library.progress import size
+    from llmsvc.systemd import schedule
 
     model = store.model(args.name)
     header = model.header
-    record = files.record(model.file) if model.file else None
-    try:
-        loaded = settings.load(args.name)
-        own = {key: {"value": loaded[key], "source": loaded.source(key)} for key in loaded.lines}
-    except SettingError:
-        own = {}
+    record = records.read(model.file) if model.file else None
+    own = _settings(args.name)
     wanted, fitting = _fit(model, memory.room(args.name))
-    data = _data(model) | {
+    times = schedule.get(args.name).times
+    told = data(model) | {
         **_fit_data(wanted, fitting),
         "title": header.name if header else None,
         "layers": header.block_count if header else None,
         "chat_template": header.has_chat_template if header else None,
         "origin": record.origin if record else None,
+        "commit": record.commit or None if record else None,
         "sha256": record.sha256 if record else None,
+        "schedule": times,
         "settings": own,
     }
     human = {
-        "model": data["title"],
+        "model": told["title"],
         "file": model.file,
-        "origin": data["origin"],
-        "sha256": data["sha256"],
+        "origin": told["origin"],
+        "commit": told["commit"],
+        "sha256": told["sha256"],
         "size": size(header.size) if header else None,
-        "architecture": data["architecture"],
+        "architecture": told["architecture"],
         "parameters": f"{header.parameters / 1e6:.0f} million" if header else None,
-        "layers": data["layers"],
-        "quantization": data["quantization"],
+        "layers": told["layers"],
+        "quantization": told["quantization"],
         "context": f"{model.n_ctx} of {header.context_length or '?'} tokens" if header else None,
-        "chat template": data["chat_template"],
+        "chat template": told["chat_template"],
         "memory": f"{size(wanted.memory)}, {size(wanted.needed)} with the whole context in use"
         if wanted
         else None,
         "fits": fitting,
         "default": model.default,
         "active": model.active,
+        "last used": "now" if model.active else told["last_used"],
+        "schedule": ", ".join(times) or None,
         "problem": model.problem,
-    } | {key: f"{value['value']}  ({value['source']})" for key, value in own.items()}
-    rows = [(key, value) for key, value in human.items() if value is not None]
-    return Result(data, Table(("what", args.name), rows))
+    }
+    rows: list[tuple[str, object, object]] = [
+        (key, value, "") for key, value in human.items() if value is not None
+    ]
+    rows += [(key, one["value"], one["source"]) for key, one in own.items() if one["value"] is not None]
+    return Result(told, Table(("what", args.name, "from"), rows))
 
 
-def _add(args: argparse.Namespace) -> Result:
-    require_root("adding a model")
-    from llmsvc.library import store
-
-    installed = store.add(
-        args.what,
-        name=args.name,
-        wheelhouse=args.wheelhouse,
-        config=session.configuration(),
-        how=args.how,
-    )
-    _daemon_reload()
-    if installed.changed:
-        session.note("model add", installed.name)
-    model = store.model(installed.name)
-    done = "is installed" if installed.changed else "is installed already"
-    linked = "\nthe file is a hard link: do not change the original in place" if installed.linked else ""
-    return Result(
-        _data(model) | {"changed": installed.changed, "linked": installed.linked},
-        f"model {model.name} {done}: {installed.file}{linked}\n"
-        f"its settings: {store.env_file(model.name)}\n"
-        f"switch to it: sudo llmsvc model use {model.name}",
-    )
-
-
-def _use(args: argparse.Namespace) -> Result:
-    try:
-        require_root("choosing the default model")
-    except DeniedError as error:
-        error.hint = f"{error.hint}; members of {paths.ADMIN_GROUP} may 'llmsvc start {args.name}'"
-        raise
-    from llmsvc.library import store
-    from llmsvc.systemd import manager
+def _settings(name: str) -> dict[str, dict[str, object]]:
+    """Every setting and where its value comes from; what neither the file nor a default says is None."""
+    from llmsvc.errors import SettingError
+    from llmsvc.library import settings
 
     try:
-        switching.start(args.name, force=args.force, quiet=getattr(args, "json", False))
-    except switching.LeftError as error:
-        error.hint = f"{error.hint}; the default model is as before: run it again to change that"
-        raise
-    # Only now: a model that never got ready must not be what the next boot, or a rollback, starts.
-    changed = store.set_default(args.name)
-    if changed:
-        manager.daemon_reload()
-    session.note("model use", args.name)
-    return Result(
-        _data(store.model(args.name)) | {"changed": changed},
-        f"model {args.name} answers now, and is what starts at boot",
-    )
-
-
-def _remove(args: argparse.Namespace) -> Result:
-    require_root("removing a model")
-    from llmsvc.library import store
-    from llmsvc.library.progress import size
-
-    removed = store.remove(args.name, session.configuration())
-    _daemon_reload()
-    session.note("model remove", removed.name)
-    files = ", ".join(file.name for file in removed.files) or "no file"
-    return Result(removed, f"model {removed.name} is removed: {files}, {size(removed.freed)} free again")
-
-
-def _daemon_reload() -> None:
-    """Has our generator run, where systemd runs at all (sd_booted(3))."""
-    if Path("/run/systemd/system").is_dir():
-        from llmsvc.systemd import manager
-
-        manager.daemon_reload()
+        loaded = settings.load(name)
+    except SettingError:
+        return {}
+    return {key: {"value": loaded[key], "source": loaded.source(key)} for key in loaded.values}

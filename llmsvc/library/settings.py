@@ -234,7 +234,7 @@ def load(name: str, file: Path | None = None) -> ModelSettings:
 def parse(name: str, entries: Mapping[str, env.Entry], file: Path) -> ModelSettings:
     """The settings that the entries of a models.d/NAME.env make; see load()."""
     for entry in entries.values():
-        _check_key(entry, file)
+        check_key(entry, file)
     values = env.resolve(SETTINGS, entries, file)
     lines = {entry.key: entry.line for entry in entries.values() if entry.value}
     model: Path | None = values["MODEL"]
@@ -252,7 +252,8 @@ def parse(name: str, entries: Mapping[str, env.Entry], file: Path) -> ModelSetti
     return settings
 
 
-def _check_key(entry: env.Entry, file: Path) -> None:
+def check_key(entry: env.Entry, file: Path) -> None:
+    """:raises SettingError: no models.d/NAME.env may hold this key"""
     config.refuse_secret(entry, file)
     if entry.key in REFUSED:
         raise SettingError(f"is not allowed: {REFUSED[entry.key]}", file=file, line=entry.line, key=entry.key)

@@ -1,4 +1,4 @@
-"""What an admin means by `llmsvc model add WHAT`: a name of the catalogue, a file, or a file of the hub."""
+"""What an admin means by `llmsvc model pull WHAT`: a name of the catalogue, a file, or a file of the hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from pathlib import Path
 from llmsvc.config import MODEL_NAME_RULE, valid_model_name
 from llmsvc.errors import NotFoundError, UsageError
 from llmsvc.library import catalogue
-from llmsvc.library.sources import GGUF_FILE, HUB_PATH, HUB_REPOSITORY, Hub, Local, Source
+from llmsvc.library.sources import (
+    GGUF_FILE,
+    HUB_PATH,
+    HUB_REPOSITORY,
+    HUB_REVISION,
+    Hub,
+    Local,
+    Source,
+    parts,
+    stem,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +32,21 @@ class Wanted:
 
     def file_names(self) -> list[str]:
         """Names that the file may get in the library, the best first."""
-        own = [self.source.file] if GGUF_FILE.match(self.source.file) else []
-        return [*own, f"{self.name}.gguf"]
+        given = self.source.file if self.source.file.endswith(".gguf") else f"{self.source.file}.gguf"
+        ending = _ending(self.source)
+        own = [given] if GGUF_FILE.match(given) else []
+        return [*own, f"{self.name}{ending}"]
+
+
+def _ending(source: Source) -> str:
+    """`.gguf`, or of a split one `-00001-of-00003.gguf`."""
+    of = len(parts(source.file))
+    return f"-00001-of-{of:05d}.gguf" if of > 1 else ".gguf"
 
 
 def resolve(what: str, name: str | None = None) -> Wanted:
-    """What `what` means: a path of a GGUF, OWNER/REPO/FILE.gguf of the hub, or a name of the catalogue.
+    """What `what` means: a path of a GGUF, OWNER/REPO/FILE.gguf[@REVISION] of the hub, or NAME[:QUANTIZATION]
+    of the catalogue.
 
     :param name: the instance's name; made from the catalogue's or the file's by default
     :raises UsageError: `name` is not a valid one, or none can be made
@@ -39,23 +58,39 @@ def resolve(what: str, name: str | None = None) -> Wanted:
         source = _named_file(what)
         name = name or clean_name(source.file)
     else:
-        entry = catalogue.lookup(what)
-        source = entry.source
-        name = name or entry.name
+        called, _, quantization = what.partition(":")
+        entry = catalogue.lookup(called)
+        file = entry.file(quantization or entry.quantization)
+        source = file.source
+        # one that is not the usual one is a model beside it
+        usual = file.quantization == entry.quantization
+        name = name or (entry.name if usual else f"{entry.name}-{file.quantization.lower()}")
+    return Wanted(checked_name(name), source, entry)
+
+
+def checked_name(name: str) -> str:
+    """The name itself.
+
+    :raises UsageError: no instance can be called so
+    """
     if not valid_model_name(name):
         raise UsageError(f"a model cannot be called {name[:80]!r}", hint=f"--name takes {MODEL_NAME_RULE}")
-    return Wanted(name, source, entry)
+    return name
 
 
 def _named_file(what: str) -> Local | Hub:
     path = Path(what).expanduser()
     if path.is_file():
-        return Local(path.resolve())
+        return local(path)
     owner, _, rest = what.partition("/")
     repository, _, file = rest.partition("/")
     if HUB_REPOSITORY.match(f"{owner}/{repository}"):
+        file, at, revision = file.rpartition(".gguf@")
+        file, revision = (f"{file}.gguf", revision) if at else (revision, "main")
         if HUB_PATH.match(file):
-            return Hub(f"{owner}/{repository}", file)
+            if not HUB_REVISION.match(revision):
+                raise UsageError(f"{revision[:80]!r} is no revision", hint="a branch, a tag or a commit")
+            return Hub(f"{owner}/{repository}", parts(file)[0], revision)
         if not file and not what.endswith(".gguf"):
             raise UsageError(
                 f"{what} names a repository, not a file in it",
@@ -67,7 +102,18 @@ def _named_file(what: str) -> Local | Hub:
     )
 
 
+def local(path: Path, label: str | None = None, sha256: str | None = None) -> Local:
+    """A file on this machine, of which `path` may be a symlink, or any part of a split one.
+
+    A split one's parts are found by their names, which its symlinks may have and their targets not.
+    """
+    first = path.with_name(parts(path.name)[0]) if path.with_name(parts(path.name)[0]).exists() else path
+    resolved = first.resolve()
+    if len(parts(first.name)) > 1 and parts(resolved.name) != parts(first.name):
+        resolved = first.parent.resolve() / first.name
+    return Local(resolved, label, sha256)
+
+
 def clean_name(file: str) -> str:
     """An instance's name made from a file name: `TinyLlama 1.1B.Q4_0.gguf` becomes `tinyllama-1.1b.q4_0`."""
-    stem = file[: -len(".gguf")] if file.lower().endswith(".gguf") else file
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower())[:63].strip("._-")
+    return re.sub(r"[^a-z0-9._-]+", "-", stem(file).lower())[:63].strip("._-")

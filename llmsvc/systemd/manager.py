@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from llmsvc import paths
 from llmsvc.errors import CanceledError, ConflictError, DeniedError, Error, NotFoundError, UnavailableError
@@ -215,6 +216,12 @@ def active_model() -> str | None:
 def daemon_reload() -> None:
     """Lets systemd read its units anew, and run our generator."""
     _systemctl("daemon-reload")
+
+
+def reload_where_booted() -> None:
+    """The same, where systemd runs at all (sd_booted(3))."""
+    if Path("/run/systemd/system").is_dir():
+        daemon_reload()
 
 
 def known(name: str) -> bool:

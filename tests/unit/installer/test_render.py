@@ -13,7 +13,7 @@ from installer.plan import PRUNE, WATCH
 from llmsvc import config, env, paths
 
 SERVICES = ("llama-server@.service", "auth-proxy.service", "llmsvc-alert@.service", "llmsvc-prune.service")
-HELPERS = ("llama-server-rollback@.service", "llmsvc-retry.service")
+HELPERS = ("llama-server-rollback@.service", "llmsvc-retry.service", "llmsvc-schedule@.service")
 FIXED = ("auth-proxy.socket", "llmsvc-backend.slice", *WATCH, PRUNE)
 
 

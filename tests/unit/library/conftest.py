@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
 
 from llmsvc import config, paths
+from llmsvc.library import download
+from tests.hub import Hub, running
 from tests.unit.library.ggufs import gguf
 
 
@@ -20,6 +24,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(paths, "CREDENTIALS", etc / "credentials")
     monkeypatch.setattr(paths, "RUN_INSTANCES", tmp_path / "run")
     monkeypatch.setattr(paths, "GOOD_MODELS", tmp_path / "good-models")
+    monkeypatch.setattr(paths, "USED_MODELS", tmp_path / "used-models")
+    monkeypatch.setattr(paths, "UNITS", tmp_path / "units")
     (etc / "config.env").write_text(f"LLAMA_MODELS_DIR={tmp_path / 'models'}\n")
     return tmp_path
 
@@ -42,3 +48,16 @@ def model_file(host: Path) -> Path:
     file.write_bytes(gguf())
     file.chmod(0o644)
     return file
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The hub that HF_ENDPOINT names, without any repository; a further try comes at once."""
+    with running() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+        close_session()
+        yield server
+        close_session()

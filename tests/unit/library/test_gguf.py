@@ -119,7 +119,7 @@ def test_truncated_tensor_data_says_how_much_is_missing(tmp_path: Path) -> None:
         (gguf(META | {"general.architecture": "a b"}), "does not name its architecture"),
         (gguf(META | {"general.architecture": "clip"}), "is no model of its own but mmproj data"),
         (gguf(META | {"general.type": "adapter"}), "is no model of its own but adapter data"),
-        (gguf(META | {"split.count": 3}), "is one of 3 parts of a split GGUF"),
+        (gguf(META | {"split.count": 3}), "is one of 3 parts; the first is called NAME-00001-of-00003.gguf"),
         (gguf(META | {"general.alignment": 33}), "has an impossible general.alignment"),
         (gguf(META | {"general.alignment": 0}), "has an impossible general.alignment"),
         (gguf(META | {"llama.context_length": "many"}), "has an impossible llama.context_length"),

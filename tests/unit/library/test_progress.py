@@ -9,16 +9,52 @@ from llmsvc.library import progress
 
 
 @pytest.mark.parametrize(
-    ("arrived", "seconds", "text"),
+    ("arrived", "speed", "text"),
     [
-        (0, 5.0, "0 B of 98 MB (0 %)"),
-        (49_000_000, 0.5, "49 MB of 98 MB (50 %)"),
-        (49_000_000, 4.9, "49 MB of 98 MB (50 %), 10 MB/s, 4 s left"),
-        (99_000_000, 9.9, "99 MB of 98 MB (100 %), 10 MB/s, 0 s left"),
+        (0, None, "0 B of 98 MB (0 %)"),
+        (49_000_000, 0.0, "49 MB of 98 MB (50 %), nothing arrives"),
+        (49_000_000, 10e6, "49 MB of 98 MB (50 %), 10 MB/s, 4 s left"),
+        (49_000_000, 400e3, "49 MB of 98 MB (50 %), 400 kB/s, 2 min left"),
+        (49_000_000, 5e3, "49 MB of 98 MB (50 %), 5 kB/s, 2 h 43 min left"),
+        (99_000_000, 10e6, "99 MB of 98 MB (100 %), 10 MB/s, 0 s left"),
     ],
 )
-def test_the_state_of_a_download_for_people(arrived: int, seconds: float, text: str) -> None:
-    assert progress.state(arrived, 98_000_000, seconds) == text
+def test_the_state_of_a_download_for_people(arrived: int, speed: float | None, text: str) -> None:
+    assert progress.state(arrived, 98_000_000, speed) == text
+
+
+def test_the_speed_is_that_of_the_last_seconds_and_leaves_out_what_was_there_before() -> None:
+    speed = progress.Speed()
+    assert speed(50_000, 100.0) is None, "what an earlier try fetched is not fast"
+    assert speed(50_500, 100.5) is None
+    assert speed(52_000, 102.0) == 1000
+    for second in range(103, 140):
+        speed(52_000, float(second))
+    assert speed(52_000, 140.0) == 0
+
+
+def test_a_bar_for_a_terminal() -> None:
+    assert progress.bar(0, 100) == f"[{'-' * 24}]"
+    assert progress.bar(50, 100) == f"[{'#' * 12}{'-' * 12}]"
+    assert progress.bar(120, 100) == f"[{'#' * 24}]"
+
+
+def test_on_a_terminal_one_line_is_painted_anew(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    seen = threading.Event()
+
+    def arrived() -> int:
+        seen.set()
+        return 500_000
+
+    with progress.watch("fetching m.gguf", 1_000_000, arrived):
+        assert seen.wait(10)
+    painted = capsys.readouterr().err
+    assert "\n" not in painted
+    assert f"\r\x1b[Kfetching m.gguf: [{'#' * 12}{'-' * 12}] 500 kB of 1 MB (50 %)" in painted
+    assert painted.endswith("\r\x1b[K"), "the line is taken away at the end"
 
 
 def test_sizes_for_people() -> None:
@@ -33,14 +69,12 @@ def test_without_a_terminal_there_are_plain_lines(
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/part").write_bytes(bytes(500_000))
     seen = threading.Event()
-    measure = progress.bytes_in
 
-    def counted(directory: Path) -> int:
+    def counted() -> int:
         seen.set()
-        return measure(directory)
+        return progress.bytes_in(tmp_path)
 
-    monkeypatch.setattr(progress, "bytes_in", counted)
-    with progress.watch(tmp_path, "fetching m.gguf", 1_000_000):
+    with progress.watch("fetching m.gguf", 1_000_000, counted):
         assert seen.wait(10)
     out, err = capsys.readouterr()
     assert out == ""

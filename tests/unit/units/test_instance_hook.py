@@ -23,6 +23,8 @@ class Hook:
         self.instance.mkdir(parents=True)
         text = paths.data("units", "instance-hook").read_text()
         text = text.replace("/run/", f"{root}/").replace(str(paths.GOOD_MODELS), str(self.good))
+        self.used = root / "used-models"
+        text = text.replace(str(paths.USED_MODELS), str(self.used))
         self.script = root / "hook"
         self.script.write_text(text)
         (root / "bin").mkdir()
@@ -219,3 +221,15 @@ def test_a_systemd_that_refuses_the_alert_or_the_end_of_retries_changes_nothing_
     (hook.instance / "gpu-lost").touch()
     hook("stopped", "m", result="signal", ended=("killed", "SEGV"))
     assert len(hook.crashes()) == 1
+
+
+def test_when_a_model_was_used_is_noted_as_it_starts_and_as_it_ends(hook: Hook) -> None:
+    hook("started", "m")
+    os.utime(hook.used / "m", (1, 1))
+    hook("stopped", "m", result="success")
+    assert (hook.used / "m").stat().st_mtime > 1
+    assert (hook.used / "m").stat().st_mode & 0o777 == 0o644
+    # one that never got ready was not used
+    os.utime(hook.used / "m", (1, 1))
+    hook("stopped", "m", result="exit-code")
+    assert (hook.used / "m").stat().st_mtime == 1
