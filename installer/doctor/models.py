@@ -12,7 +12,7 @@ from installer.doctor.finding import Finding, error, warning
 from installer.doctor.host import Host
 from llmsvc import paths
 from llmsvc.errors import Error, ModelError, SettingError
-from llmsvc.library import files, fit, gguf, memory, settings, store
+from llmsvc.library import fit, gguf, memory, records, settings, store
 
 
 def default(host: Host) -> Iterator[Finding]:
@@ -62,7 +62,7 @@ def check(host: Host) -> Iterator[Finding]:
             continue
         try:
             header = gguf.read_header(file)
-            files.check(file)
+            records.check(file)
         except ModelError as broken:
             yield error("model-damaged", broken.message, why, broken.hint or again)
             continue
@@ -79,7 +79,7 @@ def _memory(loaded: settings.ModelSettings, header: gguf.Header, name: str) -> I
 
 
 def _fetch(name: str, file: Path) -> str:
-    known = files.record(file)
+    known = records.read(file)
     origin = (known.origin if known else "").removeprefix("hf:")
     what = origin if origin and not origin.startswith("pypi:") else name if origin else "SOURCE"
     return f"sudo llmsvc model add {what} --name {name}"
