@@ -172,7 +172,7 @@ SECONDS, BYTES = 0.05, 50_000_000
 
 
 def header_of(name: str) -> bytes:
-    """The header of a real model, and a little of what follows it; a made one where there is no such model."""
+    """The header of a real model and a little of what follows it; a made one where there is no such model."""
     file = REAL / f"{name}.gguf"
     if not file.is_file():
         meta = META | {"tokenizer.ggml.tokens": [f"t{i}" for i in range(300)]}
