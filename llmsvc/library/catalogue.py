@@ -85,7 +85,7 @@ def load(directory: Path | None = None) -> dict[str, Entry]:
     :param directory: our own models/ by default
     :raises SettingError: a file that is not as models/README.md says
     """
-    files = sorted((directory or paths.data("models")).glob("*.toml"))
+    files = sorted((directory or paths.data("models")).glob("*.toml"), key=lambda file: file.stem)
     return {file.stem: read(file) for file in files}
 
 

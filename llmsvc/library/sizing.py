@@ -16,6 +16,8 @@ from llmsvc.library.settings import ModelSettings
 
 MOST = 32768
 """Tokens of context that a new model gets at most: more takes memory at once, and is the admin's choice."""
+MOST_EMBEDDING = 4096
+"""The same for embeddings: a text is one batch, and its memory grows with the square of its length."""
 AGENTS = 16384
 """What coding agents need at least: their instructions alone fill most of a smaller one."""
 GOOD = 8192
@@ -55,7 +57,7 @@ def choose(
     :param force: do not refuse
     :raises FitError: it can never fit on this machine: with the numbers and what would
     """
-    most = min(header.context_length or settings.DEFAULT_N_CTX, MOST)
+    most = min(header.context_length or settings.DEFAULT_N_CTX, MOST_EMBEDDING if header.embeds else MOST)
     least = min(most, LEAST)
     now = _largest(name, header, most, _reduced(room, _MARGIN)) or _largest(name, header, least, room)
     if now:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-MAX_ITEMS = 1 << 22
+MAX_ITEMS = 1 << 21
 """Strings in all arrays together; a large vocabulary with its merges has about a million."""
 MAX_TEXT = 256
 """Bytes of a key or text that are kept."""

@@ -88,6 +88,7 @@ def test_the_catalogue_has_what_the_documentation_promises() -> None:
     entries = catalogue.load()
     assert {"smollm2", "gemma3", "tinyllama", "mistral"} <= set(entries)
     assert len(entries) >= 20
+    assert list(entries) == sorted(entries)
     assert any(entry.gated for entry in entries.values())
     assert any(entry.embedding for entry in entries.values())
     smollm2 = entries["smollm2"].source

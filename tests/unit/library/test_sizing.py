@@ -221,7 +221,8 @@ def test_layers_that_do_not_fit_onto_the_gpu_are_written(conf: Config, host: Pat
 
 def test_a_model_for_embeddings_is_set_up_as_one(conf: Config, host: Path) -> None:
     file = host / "m.gguf"
-    file.write_bytes(ggufs.gguf({**ggufs.META, "llama.pooling_type": 1}))
+    file.write_bytes(ggufs.gguf({**SEVEN_B, "llama.pooling_type": 1}))
     installed = installing.add(str(file), config=conf)
+    assert settings.load("m")["N_CTX"] == 4096, "its batch is as long"
     assert settings.load("m")["EMBEDDING"] is True
     assert installed.notes == (), "no word about coding agents"
