@@ -17,7 +17,7 @@ from llmsvc.backup import archive, tables
 from llmsvc.config import Config
 from llmsvc.database import connect, schema
 from llmsvc.errors import SettingError
-from llmsvc.library import files, settings, store
+from llmsvc.library import records, settings, store
 
 NOT_SAVED = frozenset({"database-password"})
 """Credentials that belong to the machine: how it reaches its database is no part of a backup."""
@@ -77,7 +77,7 @@ def _model(name: str) -> dict[str, str | None]:
         file = settings.load(name).model
     except SettingError:
         return {"name": name, "file": None, "sha256": None, "origin": None}
-    known = files.record(file)
+    known = records.read(file)
     return {
         "name": name,
         "file": file.name,

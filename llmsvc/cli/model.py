@@ -240,7 +240,7 @@ def _add_show_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser])
         "memory it needs; and each setting, with the file and line that it comes from.",
         epilog="example:\n  llmsvc model show gemma3",
     )
-    parser.add_argument("name", metavar="NAME", help="the model, as 'llmsvc model list' calls it")
+    parser.add_argument("name", metavar="MODEL", help="the model, as 'llmsvc model list' calls it")
     parser.set_defaults(command=_show)
 
 

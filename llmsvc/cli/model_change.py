@@ -23,7 +23,7 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description="Switches to a model now, and starts it at boot from now on.",
         epilog="example:\n  sudo llmsvc model use gemma3",
     )
-    use.add_argument("name", metavar="NAME", help=_NAME)
+    use.add_argument("name", metavar="MODEL", help=_NAME)
     service.add_force(use)
     use.set_defaults(command=_use)
     _add_verify_parser(verbs)
@@ -35,7 +35,7 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "needs it or it lies outside of the library; tells how much space that frees.",
         epilog="example:\n  sudo llmsvc model remove gemma3",
     )
-    remove.add_argument("name", metavar="NAME", help=_NAME)
+    remove.add_argument("name", metavar="MODEL", help=_NAME)
     remove.set_defaults(command=_remove)
 
 
@@ -53,7 +53,7 @@ def _add_set_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="example:\n  sudo llmsvc model set mistral N_CTX=8192 FLASH_ATTN=1\n"
         "  sudo llmsvc model set mistral N_CTX=\n  sudo llmsvc restart mistral",
     )
-    parser.add_argument("name", metavar="NAME", help=_NAME)
+    parser.add_argument("name", metavar="MODEL", help=_NAME)
     parser.add_argument(
         "values", nargs="+", metavar="KEY=VALUE", help="as 'llmsvc model show NAME' lists them"
     )
@@ -144,7 +144,7 @@ def _add_verify_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser
         "what is recorded. Exit status 78 if one is broken.",
         epilog="example:\n  sudo llmsvc model verify\n  sudo llmsvc model verify mistral --json",
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help=f"{_NAME} (default: all)")
+    parser.add_argument("name", nargs="?", metavar="MODEL", help=f"{_NAME} (default: all)")
     parser.set_defaults(command=_verify)
 
 
