@@ -7,12 +7,11 @@ import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
-from installer.doctor.code import HIDDEN
 from installer.doctor.finding import Finding, error, warning
 from installer.doctor.host import Host
 from llmsvc import paths
 from llmsvc.errors import Error, ModelError, SettingError
-from llmsvc.library import fit, gguf, memory, records, settings, store
+from llmsvc.library import fit, gguf, memory, records, settings, sources, store
 
 
 def default(host: Host) -> Iterator[Finding]:
@@ -52,17 +51,21 @@ def check(host: Host) -> Iterator[Finding]:
         again = f"sudo llmsvc model remove {name}, and add it again"
         why = f"the model {name} does not start" + (" at boot" if name == store.default_model() else "")
         file = loaded.model
-        if not file.exists():
-            yield error("model-missing", f"{file}, the file of {name}, is missing", why, _fetch(name, file))
+        parts = sources.all_parts(file)
+        if missing := next((part for part in parts if not part.exists()), None):
+            yield error("model-missing", f"{missing}, a file of {name}, is missing", why, _fetch(name, file))
             continue
-        if problem := _hidden(file):
+        if problem := next(
+            filter(None, (_hidden(part, host.config.llama_models_dir) for part in parts)), None
+        ):
             yield error(
                 "model-unreadable", f"{paths.BACKEND_USER} cannot read {file}: {problem[0]}", why, problem[1]
             )
             continue
         try:
             header = gguf.read_header(file)
-            records.check(file)
+            for part in parts:
+                records.check(part)
         except ModelError as broken:
             yield error("model-damaged", broken.message, why, broken.hint or again)
             continue
@@ -85,18 +88,21 @@ def _fetch(name: str, file: Path) -> str:
     return f"sudo llmsvc model add {what} --name {name}"
 
 
-def _hidden(file: Path) -> tuple[str, str] | None:
-    """Why the backend may not read a file, and what mends that."""
+def _hidden(file: Path, models: Path) -> tuple[str, str] | None:
+    """Why the backend may not read a file, and what mends that.
+
+    :param models: LLAMA_MODELS_DIR
+    """
     real = file.resolve()
-    if any(real.is_relative_to(place) for place in HIDDEN):
-        return "ProtectHome= hides home directories", f"sudo mv it to {paths.MODELS}, and change MODEL"
     try:
         uid = pwd.getpwnam(paths.BACKEND_USER).pw_uid
         groups = {pwd.getpwnam(paths.BACKEND_USER).pw_gid}
         groups |= {group.gr_gid for group in grp.getgrall() if paths.BACKEND_USER in group.gr_mem}
     except KeyError:
         return None
-    for place in (real, *real.parents):
+    # the generator binds a file that lies elsewhere into the sandbox, whatever its directories allow
+    inside = real.is_relative_to(models.resolve())
+    for place in (real, *(real.parents if inside else ())):
         status = place.stat()
         shift = 6 if status.st_uid == uid else 3 if status.st_gid in groups else 0
         bit = 0o4 if place == real else 0o1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,11 @@ def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     suite = request.param
     if suite != SUITES[0] and not request.config.getoption("--long"):
         pytest.skip("the other suite with --long")
+    # to try something out, without the minutes that a build takes
+    if built := os.environ.get("LLMSVC_TEST_DEB"):
+        folder = tmp_path_factory.mktemp(suite) / "copy"
+        shutil.copytree(built, folder)
+        return suite, folder
     folder = tmp_path_factory.mktemp(suite)
     run(ROOT / "packaging/deb", "--suite", suite, "--depends", folder)
     return suite, folder
@@ -73,9 +79,9 @@ def newer(folder: Path) -> str:
     run("dpkg-deb", "-R", old, tree)
     control, complete = tree / "DEBIAN/control", tree / "usr/lib/llmsvc/COMPLETE"
     for file in (control, complete):
-        assert "-1~deb" in file.read_text()
-        file.write_text(file.read_text().replace("-1~deb", "-2~deb"))
-    new = folder / "newer" / old.name.replace("-1~deb", "-2~deb")
+        assert "+1~deb" in file.read_text()
+        file.write_text(file.read_text().replace("+1~deb", "+2~deb"))
+    new = folder / "newer" / old.name.replace("+1~deb", "+2~deb")
     new.parent.mkdir()
     run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", tree, new)
     return f"/packages/newer/{new.name}"
