@@ -88,8 +88,6 @@ def parse(raw: bytes) -> dict[str, Any]:
 def chat(body: dict[str, Any], model: Model) -> Request:
     """/v1/chat/completions."""
     _need_text_model(model)
-    if "max_completion_tokens" in body:
-        body["max_tokens"] = body.pop("max_completion_tokens")
     _check_model(body, model)
     out = sampling.of_app(body, model.name)
     out["messages"] = [{"role": "user", "content": ""}]

@@ -47,7 +47,11 @@ def of_app(body: dict[str, Any], model: str) -> dict[str, Any]:
         # without one llama_cpp derives it from the last request's
         "seed": random.SystemRandom().randrange(2**32 - 1) if seed < 0 else seed % (2**32 - 1),
     }
-    if body.get("max_tokens") == -1:
+    if "max_completion_tokens" in body:
+        # also of raw completions, which OpenAI's do not have: whoever bounds answers need not tell them apart
+        body["max_tokens"] = body.pop("max_completion_tokens")
+    # -1.0 is not that: who bounds answers takes what is no whole number for one that is refused here
+    if body.get("max_tokens") == -1 and type(body["max_tokens"]) is int:
         del body["max_tokens"]  # other servers' word for "as many as there is room for"
     for key, (kind, low, high) in _NUMBERS.items():
         if key in body:

@@ -41,15 +41,17 @@ class Budget:
         """Whether it need not wait until other requests of its user have said what they really took."""
         return self._limits.may_start(self._who, self._needed())
 
-    def take(self) -> int | None:
-        """The tokens that prompt and answer may take together; None for no limit.
+    def take(self) -> None:
+        """Reserves its tokens: its turn has come.
 
         :raises ApiError: 429, none are left
         """
-        if not self.limited:
-            return None
         self._grant = self._limits.reserve(self._who, self._needed())
-        return self._grant.tokens
+
+    @property
+    def tokens(self) -> int | None:
+        """The tokens that prompt and answer may take together, from take() on; None for no limit."""
+        return None if self._grant is None else self._grant.tokens
 
     def settle(self, usage: Usage) -> None:
         """The model is free of the request, which has taken so much; for the second time it does nothing."""

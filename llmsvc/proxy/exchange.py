@@ -228,7 +228,7 @@ class Exchange:
             self.id,
             since + self._services.config.llama_proxy_queue_seconds - self._tally.queued,
             wants=self._wants,
-            may_start=self._budget.may_start if self._budget.limited else None,
+            budget=self._budget if self._budget.limited else None,
             first=first,
             held=self._held,
         )
@@ -252,12 +252,11 @@ class Exchange:
     async def _forward(self, backend: Backend, case: Case) -> None:
         assert self._body is not None
         assert self._budget is not None
-        tokens = self._budget.take()
         data = self._body.outgoing(self._path, backend.name, self._bounds)
         case.sent()
         self._at_backend, sent = True, time.monotonic()
         self._give_way_after(self._services.config.llama_proxy_max_seconds, backend)
-        response = self._response = await backend.post(self._path, data, self.id, tokens)
+        response = self._response = await backend.post(self._path, data, self.id, self._budget.tokens)
 
         def free(answered: bool) -> None:
             tokens = self._tally.usage.completion_tokens

@@ -15,7 +15,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
-from llmsvc.proxy.backends import Backend, Loading
+from llmsvc.proxy.backends import Backend, Loading, Usage
+from llmsvc.proxy.budget import Budget
 from llmsvc.proxy.errors import ApiError, unavailable
 from llmsvc.proxy.participants import Participant
 
@@ -34,7 +35,7 @@ class Waiter:
     :param request_id: names it to those who look at the queue
     :param deadline: time of the clock at which waiting ends
     :param wants: the one model that it is for, None for whatever is loaded
-    :param may_start: whether nothing else keeps it from the model, asked whenever its turn comes
+    :param budget: its tokens, if they are limited: taken with its turn, which waits until they may be
     :param first: before all others; for a request that had its turn and lost its backend
     :param held: seconds for which it has been held in earlier outages
     """
@@ -43,7 +44,7 @@ class Waiter:
     request_id: str
     deadline: float
     wants: str | None = None
-    may_start: Callable[[], bool] | None = None
+    budget: Budget | None = None
     first: bool = False
     held: float = 0.0
     since: float = 0.0
@@ -104,6 +105,7 @@ class FairQueue:
         """Virtual time: the tag of the last turn."""
         self._tags: dict[str, float] = {}
         """The tags of those who have no line now, where they still matter."""
+        self._most_tags = _MOST_TAGS
         self._seconds: float | None = None
         """How long a request had its slot of late, on average."""
 
@@ -195,11 +197,14 @@ class FairQueue:
     async def acquire(self, waiter: Waiter) -> Backend:
         """Waits for a request's turn and takes a slot of the backend, to be given back with release().
 
-        :raises ApiError: 503, the deadline passed, or no backend became ready in time; or what may_start says
+        :raises ApiError: 503, the deadline passed, or no backend became ready in time; or 429, its tokens are
+            used up
         """
         backend, key = self.backend, waiter.who.key
         free = backend is not None and not self.waiting and self._may_have(backend, waiter.wants)
-        if backend is not None and free and (waiter.may_start is None or waiter.may_start()):
+        if backend is not None and free and _may_start(waiter):
+            if waiter.budget is not None:
+                waiter.budget.take()
             self._take(backend, key, self._tag(key), waiter.who.record.weight)
             return backend
         waiter.turn = asyncio.get_running_loop().create_future()
@@ -209,6 +214,7 @@ class FairQueue:
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line(waiter.who.record.weight, self._tag(key), deque())
+        line.weight = waiter.who.record.weight  # an admin may have changed it while others of its waited
         line.waiters.appendleft(waiter) if waiter.first else line.waiters.append(waiter)
         self.waiting += 1
         self._dispatch()
@@ -219,6 +225,8 @@ class FairQueue:
             if waiter.turn.done() and not waiter.turn.cancelled():
                 # the turn and the cancel came in the same moment
                 if waiter.turn.exception() is None:
+                    if waiter.budget is not None:
+                        waiter.budget.settle(Usage())
                     self.release(waiter.turn.result(), waiter.who)
             else:
                 self._remove(waiter)
@@ -274,9 +282,17 @@ class FairQueue:
             tag = line.tag
             line.tag += 1 / line.weight
             self._remove(waiter)
-            if waiter.turn is not None and not waiter.turn.done():
-                self._take(backend, waiter.who.key, tag, line.weight)
-                waiter.turn.set_result(backend)
+            if waiter.turn is None or waiter.turn.done():
+                continue
+            try:
+                # at once, so that the next one is asked with these tokens gone
+                if waiter.budget is not None:
+                    waiter.budget.take()
+            except ApiError as error:
+                waiter.turn.set_exception(error)
+                continue
+            self._take(backend, waiter.who.key, tag, line.weight)
+            waiter.turn.set_result(backend)
 
     def _next(self, backend: Backend) -> Waiter | None:
         """The request whose turn it is on a free slot."""
@@ -292,7 +308,7 @@ class FairQueue:
                     continue
                 waiter = found
             rank = (not waiter.first, self._running[key] / line.weight, line.tag)
-            if (best_rank is None or rank < best_rank) and (waiter.may_start is None or waiter.may_start()):
+            if (best_rank is None or rank < best_rank) and _may_start(waiter):
                 best, best_rank = waiter, rank
         return best
 
@@ -302,8 +318,10 @@ class FairQueue:
         self._time = max(self._time, tag)
         if key not in self._lines:
             self._tags[key] = tag + 1 / weight
-            if len(self._tags) > _MOST_TAGS:
+            if len(self._tags) > self._most_tags:
                 self._tags = {other: later for other, later in self._tags.items() if later > self._time}
+                # they may all matter: then it is long until the next look, or each turn would cost one
+                self._most_tags = max(_MOST_TAGS, 2 * len(self._tags))
 
     def _tag(self, key: str) -> float:
         return max(self._time, self._tags.pop(key, 0.0))
@@ -336,6 +354,10 @@ class FairQueue:
         # not for those whose turn just comes, of whom there may be thousands a second
         if self.backend is None or waiter.wants not in (None, self.backend.name):
             self.on_change()
+
+
+def _may_start(waiter: Waiter) -> bool:
+    return waiter.budget is None or waiter.budget.may_start()
 
 
 def _nothing() -> None:

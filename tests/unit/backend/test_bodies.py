@@ -59,6 +59,8 @@ def test_nulls_are_defaults():
 
 def test_the_new_name_of_max_tokens_wins():
     assert chat(max_completion_tokens=5, max_tokens=9)["max_tokens"] == 5
+    raw = bodies.completion({"prompt": "x", "max_completion_tokens": 5, "max_tokens": 9}, TEXT)
+    assert raw.body["max_tokens"] == 5
 
 
 def test_a_temperature_that_numbers_cannot_hold_is_none():
@@ -69,7 +71,8 @@ def test_a_temperature_that_numbers_cannot_hold_is_none():
 def test_any_length_may_be_asked_for():
     assert "max_tokens" not in chat(max_tokens=-1)
     assert chat(max_tokens=10**12)["max_tokens"] == 10**12
-    assert refused(max_tokens=0).param == refused(max_tokens=-5).param == "max_tokens"
+    for wrong in (0, -5, -1.0, 6.0, True, "6"):
+        assert refused(max_tokens=wrong).param == "max_tokens"
 
 
 @pytest.mark.parametrize("seed", [-1, 0, 2**32 - 1, 2**32, 2**70, -(2**70)])

@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmsvc.backend import bodies
+from llmsvc.backend.bodies import Model
+from llmsvc.backend.problem import ApiError as Refused
 from llmsvc.proxy import body
 from llmsvc.proxy.errors import ApiError
 
@@ -71,6 +74,24 @@ def test_no_answer_is_longer_than_the_limit(sent: dict[str, object], max_tokens:
     assert out["max_tokens"] == max_tokens
     if max_tokens == 5:
         assert "max_completion_tokens" not in out
+
+
+LENGTHS = st.none() | st.integers(-2, 9) | st.sampled_from([-1.0, 4.0, 9.0, True, "9", 1e300, 10**30])
+
+
+@given(path=st.sampled_from(body.COMPLETIONS), old=LENGTHS, new=LENGTHS)
+def test_the_backend_reads_no_longer_answer_out_of_it_than_the_limit(
+    path: str, old: object, new: object
+) -> None:
+    sent = {"messages": [{"role": "user", "content": "x"}], "prompt": "x"}
+    raw = json.dumps({**sent, "max_tokens": old, "max_completion_tokens": new}).encode()
+    out = bodies.parse(body.parse(raw).outgoing(path, "m", body.Bounds(default=4, most=5)))
+    make = bodies.chat if path == CHAT else bodies.completion
+    try:
+        given_to_engine = make(out, Model("m", "m.gguf", n_vocab=9)).body
+    except Refused:
+        return
+    assert given_to_engine["max_tokens"] <= 5
 
 
 def test_without_a_limit_an_answer_may_take_what_fits() -> None:

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from llmsvc import config, env
 from llmsvc.proxy import fair_queue
-from llmsvc.proxy.backends import Backend, Loading
+from llmsvc.proxy.backends import Backend, Loading, Usage
+from llmsvc.proxy.budget import Budget
 from llmsvc.proxy.connections import Connections
 from llmsvc.proxy.errors import ApiError
 from llmsvc.proxy.fair_queue import FairQueue
+from llmsvc.proxy.limits import Limits
 from tests.unit.proxy import people
 from tests.unit.proxy.on_demand import run
 from tests.unit.proxy.people import person
@@ -335,18 +338,104 @@ async def test_on_several_slots_who_has_fewer_running_comes_first(queue: FairQue
         task.cancel()
 
 
+def budget(limits: Limits, user: str, tokens: int) -> Budget:
+    return Budget(limits, person(user), 0, None, lambda: tokens)
+
+
+def tokens_per_minute(limit: int) -> Limits:
+    file = Path("config.env")
+    return Limits(config.parse(env.parse(f"LLAMA_PROXY_TOKENS_PER_MINUTE={limit}\n", file), file), now)
+
+
 @in_a_queue
 async def test_who_may_not_start_yet_lets_others_pass(queue: FairQueue) -> None:
-    model = backend()
-    allowed = False
+    limits, model = tokens_per_minute(100), backend(slots=2)
     queue.set_backend(model)
-    held = waiter(queue, "a", may_start=lambda: allowed)
+    first = budget(limits, "a", 80)
+    await waiter(queue, "a", budget=first)
+    held = waiter(queue, "a", budget=budget(limits, "a", 80))
     await settle()
     assert not held.done()
-    assert await waiter(queue, "b") is model
-    allowed = True
-    queue.release(model, person("b"))
+    assert await waiter(queue, "b", budget=budget(limits, "b", 80)) is model
+    first.settle(Usage(10, 10))
+    queue.release(model, person("a"))
     assert await held is model
+
+
+@in_a_queue
+async def test_turns_that_come_together_take_their_tokens_one_after_another(queue: FairQueue) -> None:
+    limits, model = tokens_per_minute(100), backend(slots=8)
+    budgets = [budget(limits, "a", 60) for _ in range(3)]
+    tasks = [waiter(queue, "a", budget=one) for one in budgets]
+    await settle()
+    queue.set_backend(model)
+    await settle()
+    # the others wait until it is known what the first one really takes; they are neither refused nor cut
+    assert ([task.done() for task in tasks], model.running) == ([True, False, False], 1)
+    assert budgets[0].tokens == 60
+    budgets[0].settle(Usage(20, 20))
+    queue.release(model, person("a"))
+    await settle()
+    assert [task.done() for task in tasks] == [True, True, False]
+    assert budgets[1].tokens == 60
+    budgets[1].settle(Usage(30, 30))
+    queue.release(model, person("a"))
+    with pytest.raises(ApiError, match="tokens per minute"):
+        await tasks[2]
+    assert (model.running, queue.waiting) == (0, 0)
+
+
+@in_a_queue
+async def test_who_leaves_as_its_turn_comes_leaves_its_tokens_to_the_next(queue: FairQueue) -> None:
+    limits, model = tokens_per_minute(100), backend(slots=2)
+    tasks = [waiter(queue, "a", budget=budget(limits, "a", 60)) for _ in range(2)]
+    await settle()
+    queue.set_backend(model)
+    tasks[0].cancel()
+    assert await tasks[1] is model
+    assert (model.running, queue.waiting) == (1, 0)
+
+
+@in_a_queue
+async def test_a_weight_that_an_admin_changes_counts_for_those_who_wait_all_the_time(
+    queue: FairQueue,
+) -> None:
+    queue.per_user = queue.total = 100
+    model, order = backend(), []
+    for number in range(12):
+        for user in "ab":
+            # from a's second request on
+            weight = 3 if user == "a" and number else 1
+            waiter(queue, user, weight=weight).add_done_callback(lambda _, user=user: order.append(user))
+            await settle()
+    queue.set_backend(model)
+    await settle()
+    while len(order) < 12:
+        queue.release(model, person(order[-1]))
+        await settle()
+    assert order.count("a") in (8, 9), order
+
+
+@in_a_queue
+async def test_what_is_known_of_those_who_left_is_bounded_and_not_sorted_out_at_each_turn(
+    queue: FairQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair_queue, "_MOST_TAGS", 4)
+    queue._most_tags = 4
+    model = backend()
+    queue.set_backend(model)
+    kept: list[dict[str, float]] = []
+    for number in range(200):
+        user = person(f"{number:03}")
+        queue.release(await queue.acquire(people.waiter(f"{number:03}")), user)
+        if not kept or queue._tags is not kept[-1]:
+            kept.append(queue._tags)
+    # all of them came once, so that none is behind another: they matter, and were sorted out a few times only
+    assert len(kept) < 10
+    for _ in range(2):
+        for number in range(200):
+            queue.release(await queue.acquire(people.waiter(f"{number:03}")), person(f"{number:03}"))
+    assert len(queue._tags) <= 2 * 200
 
 
 @in_a_queue
