@@ -204,20 +204,27 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run")
-    parser.add_argument("--only", action="append", metavar="NAME", help="this load; may be repeated")
+    names = [scenario.name for scenario in SCENARIOS]
+    parser.add_argument(
+        "--only", action="append", choices=names, metavar="NAME", help="this load; may be repeated"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the numbers there too")
     parser.add_argument(
         "--hour", nargs="?", type=int, const=60, metavar="MINUTES", help="only memory over an hour"
     )
     parser.add_argument(
-        "--alone", action="store_true", help="runs before all other processes of the machine (SCHED_RR)"
+        "--alone",
+        action="store_true",
+        help="runs before all other processes of the machine (SCHED_RR); with --seconds 0.5, for the kernel "
+        "holds such processes up once a second",
     )
     args = parser.parse_args()
     scenarios = [s for s in SCENARIOS if args.only is None or s.name in args.only]
-    if args.alone:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     cores = Cores()
     with cluster() as postgres:
+        if args.alone:
+            # not the database: it would hold up the load for as long as a batch of rows takes
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
         if args.hour is not None:
             for line in hour(postgres, cores, args.hour):
                 print(line, flush=True)

@@ -1,5 +1,6 @@
 """Runs the proxy of a test: FD CONFIG_ENV STATE INSTANCES; its pepper in STATE/pepper, its socket in FD."""
 
+import cProfile
 import dataclasses
 import functools
 import os
@@ -28,4 +29,10 @@ pepper = keys.read_pepper(state / "pepper")
 places = main.Places(state, instances, state.parent / "llmsvc", state.parent / "status.json")
 if "MODELS_D" in os.environ:
     places = dataclasses.replace(places, models_d=Path(os.environ["MODELS_D"]))
-sys.exit(main.run(settings, pepper, places, activation.listen_sockets(), Mocks(instances)))
+run = functools.partial(main.run, settings, pepper, places, activation.listen_sockets(), Mocks(instances))
+if "PROFILE" in os.environ:
+    profile = cProfile.Profile()
+    status = profile.runcall(run)
+    profile.dump_stats(os.environ["PROFILE"])
+    sys.exit(status)
+sys.exit(run())
