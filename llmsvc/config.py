@@ -130,6 +130,40 @@ CONFIG: tuple[env.Setting, ...] = (
         "seconds",
     ),
     env.Setting(
+        "LLAMA_PROXY_HEADER_SECONDS",
+        env.integer(1, 3600),
+        "20",
+        "Time in which the headers of a request must have arrived, also those of a connection's first one; "
+        "then 408.",
+        "seconds",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_MAX_CONNECTIONS",
+        env.integer(16, 60000),
+        "8192",
+        "Connections of clients at once; more get 503. The unit's LimitNOFILE=65536 has room for 60000.",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_MAX_CONNECTIONS_PER_ADDRESS",
+        env.integer(1, 60000),
+        "2048",
+        "Connections of one address at once, trusted proxies excepted; more get 429.",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_TRUSTED_PROXIES",
+        env.networks("unix"),
+        "",
+        "Reverse proxies whose X-Forwarded-For (or Forwarded) tells the client's address: addresses and "
+        "networks, 'unix' for a unix socket. Example: 127.0.0.1 10.0.0.0/8",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_CORS_ORIGINS",
+        env.origins,
+        "",
+        "Web pages that may use the API from a browser: origins such as https://chat.example.org, or * for "
+        "all. Empty: none.",
+    ),
+    env.Setting(
         "LLAMA_PROXY_MAX_TOKENS",
         env.integer(1, 10000000),
         "4096",
@@ -245,6 +279,11 @@ class Config:
     llama_proxy_drain_seconds: int
     llama_proxy_max_body_bytes: int
     llama_proxy_body_seconds: int
+    llama_proxy_header_seconds: int
+    llama_proxy_max_connections: int
+    llama_proxy_max_connections_per_address: int
+    llama_proxy_trusted_proxies: tuple[env.Network | str, ...] | None
+    llama_proxy_cors_origins: tuple[str, ...] | None
     llama_proxy_max_tokens: int
     llama_proxy_max_tokens_limit: int
     llama_proxy_max_seconds: int
