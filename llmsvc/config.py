@@ -43,6 +43,19 @@ CONFIG: tuple[env.Setting, ...] = (
         "TCP port on which clients reach the service.",
     ),
     env.Setting(
+        "LLAMA_PROXY_TLS_CERT",
+        env.absolute_path,
+        "",
+        "HTTPS instead of HTTP: file with the certificate and its chain (PEM), such as fullchain.pem of "
+        "Let's Encrypt. Read by root at each start of the proxy: restart it after a renewal.",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_TLS_KEY",
+        env.absolute_path,
+        "",
+        "File with the certificate's private key (PEM, without a password); only root need read it.",
+    ),
+    env.Setting(
         "LLAMA_PROXY_RATE_LIMIT",
         env.integer(1, 1000000),
         "60",
@@ -266,6 +279,8 @@ class Config:
 
     llama_proxy_host: str
     llama_proxy_port: int
+    llama_proxy_tls_cert: Path | None
+    llama_proxy_tls_key: Path | None
     llama_proxy_rate_limit: int
     llama_proxy_rate_window_seconds: int
     llama_proxy_concurrent: int
@@ -304,7 +319,8 @@ class Config:
         """The base URL for clients on this machine, ending in /v1."""
         host = self.llama_proxy_host
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"http://{host}:{self.llama_proxy_port}/v1"
+        scheme = "http" if self.llama_proxy_tls_cert is None else "https"
+        return f"{scheme}://{host}:{self.llama_proxy_port}/v1"
 
 
 def load(file: Path = paths.CONFIG_ENV) -> Config:

@@ -138,7 +138,8 @@ class Exchange:
                 self._services.limits.leave(self.who)
             self._services.running.discard(self)
             row = self._row or self._record()
-            access.write(self._services.journal, {**row, **request_ids.journal(self._chosen_id)})
+            told = row if self._chosen_id is None else {**row, **request_ids.journal(self._chosen_id)}
+            access.write(self._services.journal, told)
             self._services.metrics.count(row)
 
     def _record(self) -> access.Row:

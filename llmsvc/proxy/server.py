@@ -13,6 +13,7 @@ import contextlib
 import gc
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Collection, Coroutine
 from pathlib import Path
@@ -54,10 +55,17 @@ class Server(uvicorn.Server):
 
     :param limits_file: keeps the windows of the limits over a restart
     :param status_file: tells what we do
+    :param tls: for HTTPS instead of HTTP
     """
 
     def __init__(
-        self, services: Services, status: Status, alerts: Alerts, limits_file: Path, status_file: Path
+        self,
+        services: Services,
+        status: Status,
+        alerts: Alerts,
+        limits_file: Path,
+        status_file: Path,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         # it would tell of every step of our stop
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -82,6 +90,7 @@ class Server(uvicorn.Server):
             config.llama_proxy_body_seconds,
             Proxies(config.llama_proxy_trusted_proxies or ()),
         )
+        self._tls = tls
         self._services = services
         self._status = status
         self._alerts = alerts
@@ -123,7 +132,11 @@ class Server(uvicorn.Server):
         def connection() -> Connection:
             return Connection(self._app, self._door, self.server_state)
 
-        return await asyncio.get_running_loop().create_server(connection, sock=sock, backlog=_BACKLOG)
+        # who never ends the handshake is no connection of ours yet
+        seconds = None if self._tls is None else float(self._door.head_seconds)
+        return await asyncio.get_running_loop().create_server(
+            connection, sock=sock, backlog=_BACKLOG, ssl=self._tls, ssl_handshake_timeout=seconds
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops accepting, serves what is there, and stores what must outlive us."""
