@@ -15,6 +15,7 @@ import pytest
 from llmsvc import client, config
 from tests import certificates
 from tests.postgres.proxy.clients import CHAT, body
+from tests.postgres.proxy.conftest import wait_for
 
 
 def test_https_from_handshake_to_renewal(make_stack: Callable[..., Any], tmp_path: Path) -> None:
@@ -31,6 +32,7 @@ def test_https_from_handshake_to_renewal(make_stack: Callable[..., Any], tmp_pat
     trust = ssl.create_default_context(cafile=cert)
 
     with httpx.Client(base_url=url, headers=headers, verify=trust, trust_env=False) as http:
+        wait_for(lambda: http.get("/v1/models").status_code == 200)
         answer = http.post(CHAT, json=body(mock={"tokens": 1000}))
         assert answer.json()["usage"]["completion_tokens"] == 1000
         with http.stream("POST", CHAT, json=body(stream=True)) as stream:
