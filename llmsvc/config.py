@@ -43,6 +43,19 @@ CONFIG: tuple[env.Setting, ...] = (
         "TCP port on which clients reach the service.",
     ),
     env.Setting(
+        "LLAMA_PROXY_TLS_CERT",
+        env.absolute_path,
+        "",
+        "HTTPS instead of HTTP: file with the certificate and its chain (PEM), such as fullchain.pem of "
+        "Let's Encrypt. Read by root at each start of the proxy: restart it after a renewal.",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_TLS_KEY",
+        env.absolute_path,
+        "",
+        "File with the certificate's private key (PEM, without a password); only root need read it.",
+    ),
+    env.Setting(
         "LLAMA_PROXY_RATE_LIMIT",
         env.integer(1, 1000000),
         "60",
@@ -128,6 +141,40 @@ CONFIG: tuple[env.Setting, ...] = (
         "30",
         "Time in which a request body must have arrived; then 408.",
         "seconds",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_HEADER_SECONDS",
+        env.integer(1, 3600),
+        "20",
+        "Time in which the headers of a request must have arrived, also those of a connection's first one; "
+        "then 408.",
+        "seconds",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_MAX_CONNECTIONS",
+        env.integer(16, 60000),
+        "8192",
+        "Connections of clients at once; more get 503. The unit's LimitNOFILE=65536 has room for 60000.",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_MAX_CONNECTIONS_PER_ADDRESS",
+        env.integer(1, 60000),
+        "2048",
+        "Connections of one address at once, trusted proxies excepted; more get 429.",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_TRUSTED_PROXIES",
+        env.networks("unix"),
+        "",
+        "Reverse proxies whose X-Forwarded-For (or Forwarded) tells the client's address: addresses and "
+        "networks, 'unix' for a unix socket. Example: 127.0.0.1 10.0.0.0/8",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_CORS_ORIGINS",
+        env.origins,
+        "",
+        "Web pages that may use the API from a browser: origins such as https://chat.example.org, or * for "
+        "all. Empty: none.",
     ),
     env.Setting(
         "LLAMA_PROXY_MAX_TOKENS",
@@ -232,6 +279,8 @@ class Config:
 
     llama_proxy_host: str
     llama_proxy_port: int
+    llama_proxy_tls_cert: Path | None
+    llama_proxy_tls_key: Path | None
     llama_proxy_rate_limit: int
     llama_proxy_rate_window_seconds: int
     llama_proxy_concurrent: int
@@ -245,6 +294,11 @@ class Config:
     llama_proxy_drain_seconds: int
     llama_proxy_max_body_bytes: int
     llama_proxy_body_seconds: int
+    llama_proxy_header_seconds: int
+    llama_proxy_max_connections: int
+    llama_proxy_max_connections_per_address: int
+    llama_proxy_trusted_proxies: tuple[env.Network | str, ...] | None
+    llama_proxy_cors_origins: tuple[str, ...] | None
     llama_proxy_max_tokens: int
     llama_proxy_max_tokens_limit: int
     llama_proxy_max_seconds: int
@@ -265,7 +319,8 @@ class Config:
         """The base URL for clients on this machine, ending in /v1."""
         host = self.llama_proxy_host
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"http://{host}:{self.llama_proxy_port}/v1"
+        scheme = "http" if self.llama_proxy_tls_cert is None else "https"
+        return f"{scheme}://{host}:{self.llama_proxy_port}/v1"
 
 
 def load(file: Path = paths.CONFIG_ENV) -> Config:

@@ -17,6 +17,11 @@ from typing import Any
 
 from llmsvc.errors import SettingError
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:[0-9]{1,5})?\Z|[a-z][a-z0-9+.-]*://\[[0-9a-f:.]+\](:[0-9]{1,5})?\Z"
+)
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -183,6 +188,38 @@ def address(text: str) -> str:
         return str(ipaddress.ip_address("127.0.0.1" if bare == "localhost" else bare))
     except ValueError:
         raise ValueError(f"must be an IPv4 or IPv6 address, not {text[:60]!r}") from None
+
+
+def networks(*words: str) -> Parser:
+    """Addresses and networks (CIDR), parted by commas or spaces; returned as a tuple.
+
+    :param words: what else may stand in it, returned as it is
+    """
+
+    def parse(text: str) -> tuple[Network | str, ...]:
+        return tuple(item if item in words else _network(item) for item in _items(text))
+
+    return parse
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"must be addresses or networks such as 10.0.0.0/8: {error}") from None
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Origins of web pages, parted by commas or spaces, or `*` for all; returned in lower case."""
+    found = tuple(item.lower() for item in _items(text))
+    for item in found:
+        if item != "*" and not _ORIGIN.match(item):
+            raise ValueError(f"must be origins such as https://chat.example.org, or *, not {item[:60]!r}")
+    return found
+
+
+def _items(text: str) -> list[str]:
+    return [item for item in re.split(r"[\s,]+", text) if item]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Mock:
         self.stopping = False
         self.finishing: set[str] = set()
         self.log: Path | None = None
-        self.seen = {"requests": 0, "peak": 0, "bodies": []}
+        self.seen = {"requests": 0, "peak": 0, "bodies": [], "headers": []}
         self.cancelled: set[str] = set()
         """Requests that were cancelled, by word or by a closed connection, or both."""
         self.served: list[str] = []
@@ -105,6 +105,7 @@ class Mock:
         request_id = headers.get(b"x-request-id", b"none").decode()
         budget = int(headers.get(b"x-token-budget", b"1000000"))
         self.seen["requests"] += 1
+        self.seen["headers"] = sorted(name.decode() for name, _ in scope["headers"])
         self.seen["bodies"] = [*self.seen["bodies"][-99:], body]
         work = asyncio.ensure_future(self.generate(request_id, scope["path"], body, send, budget))
         self.running[request_id] = work

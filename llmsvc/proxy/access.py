@@ -11,6 +11,7 @@ FIELDS = {
     "status_code": "LLM_STATUS",
     "state": "LLM_STATE",
     "request_id": "LLM_REQUEST_ID",
+    "client_request_id": "LLM_CLIENT_REQUEST_ID",
     "client_addr": "LLM_CLIENT",
     "key_id": "LLM_KEY_ID",
     "path": "LLM_PATH",
@@ -19,7 +20,7 @@ FIELDS = {
     "duration_ms": "LLM_DURATION_MS",
     "queue_ms": "LLM_QUEUE_MS",
 }
-"""Columns of llama_requests and their names in the journal."""
+"""Columns of llama_requests, and the id that a client gave its request, and their names in the journal."""
 
 Row = dict[str, object]
 

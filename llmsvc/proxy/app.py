@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from llmsvc.accounts.directory import KeyRecord
-from llmsvc.proxy import access, requests
+from llmsvc.proxy import access, cors, request_ids, requests, unserved
+from llmsvc.proxy.buckets import Buckets
 from llmsvc.proxy.client import Client
+from llmsvc.proxy.cors import Cors
 from llmsvc.proxy.errors import ApiError, Headers, model_not_found
 from llmsvc.proxy.exchange import Exchange
+from llmsvc.proxy.guesses import Guesses
 from llmsvc.proxy.ledger import new_request_id
 from llmsvc.proxy.metrics import CONTENT_TYPE
 from llmsvc.proxy.participants import Participant
@@ -32,11 +37,8 @@ MODEL_PATHS = frozenset(
     }
 )
 _REQUEST_ID = "llmsvc.request_id"
-_SERVED = (
-    "GET /v1/models, /v1/queue, /v1/usage, /metrics, /health, /ready; POST /v1/chat/completions, "
-    "/v1/completions, /v1/embeddings, /v1/requests/ID/cancel, /extras/tokenize, /extras/tokenize/count, "
-    "/extras/detokenize"
-)
+# reading costs next to nothing; this is against loops without a pause
+_READS_BURST, _READS_PER_SECOND, _MOST_READERS = 120, 10.0, 10_000
 
 
 class Application:
@@ -44,71 +46,91 @@ class Application:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._routes = routes(services)
+        self._guesses = Guesses()
+        self._routes = routes(services, self._guesses)
+        origins = services.config.llama_proxy_cors_origins
+        self._cors = Cors(origins) if origins else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        if self._cors is not None:
+            asked = self._cors.preflight(scope)
+            if asked is not None:
+                await _empty(send, asked)
+                return
+            send = cors.adding(send, self._cors.allows(scope))
         if scope["path"] not in MODEL_PATHS or scope["method"] != "POST":
-            request_id = str(new_request_id())
-            scope[_REQUEST_ID] = request_id
-            await self._routes(scope, receive, _with_request_id(send, request_id))
+            await self._small(scope, receive, send)
             return
         services = self._services
         try:
             record = services.keys.authenticate(scope["headers"])
         except ApiError as error:
-            await _refuse(services, scope, send, error)
+            await self._refuse(scope, send, self._guesses.judge(scope, error))
             return
         await Exchange(services, record, scope, receive, send).serve()
 
+    async def _small(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The small routes; HEAD as GET, whose body the connection leaves out."""
+        ours = scope[_REQUEST_ID] = str(new_request_id())
+        send = cors.adding(send, request_ids.headers(ours, request_ids.chosen(scope["headers"])))
+        if scope["method"] == "HEAD" and scope["path"] not in MODEL_PATHS:
+            scope = {**scope, "method": "GET"}
+        await self._routes(scope, receive, send)
 
-async def _refuse(services: Services, scope: Scope, send: Send, error: ApiError) -> None:
-    """Answers a request without a valid key; it has no row in the ledger, but an entry in the journal."""
-    start = time.monotonic()
-    request_id = str(new_request_id())
-    await Client(send, lambda: [(b"x-request-id", request_id.encode())]).fail(error)
-    row = _refused_row(scope, request_id, error, start)
-    access.write(services.journal, row)
-    services.metrics.count(row)
+    async def _refuse(self, scope: Scope, send: Send, error: ApiError) -> None:
+        """Answers a request without a valid key; it has no row in the ledger, but an entry in the journal."""
+        start = time.monotonic()
+        ours, chosen = str(new_request_id()), request_ids.chosen(scope["headers"])
+        await Client(send, lambda: request_ids.headers(ours, chosen)).fail(error)
+        row = _refused_row(scope, ours, error, start)
+        _log_refused(self._services, row, error)
+        self._services.metrics.count(row)
+
+
+async def _empty(send: Send, headers: Headers) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": list(headers)})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _log_refused(services: Services, row: access.Row, error: ApiError) -> None:
+    # of wrong keys in a loop there may be thousands a second
+    if error.state != "rejected_guess":
+        access.write(services.journal, row)
 
 
 def _refused_row(scope: Scope, request_id: str, error: ApiError, start: float) -> access.Row:
     return {
         "request_id": request_id,
         "client_addr": client_address(scope),
-        "path": scope["path"],
+        # decoded, one of the others could hold line ends
+        "path": scope["path"] if scope["path"] in MODEL_PATHS else scope["raw_path"].decode(),
         "state": error.state,
         "status_code": error.status,
         "duration_ms": round((time.monotonic() - start) * 1000),
+        **request_ids.journal(request_ids.chosen(scope["headers"])),
     }
 
 
-def _with_request_id(send: Send, request_id: str) -> Send:
-    header = (b"x-request-id", request_id.encode())
-
-    async def send_with_request_id(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), header]
-        await send(message)
-
-    return send_with_request_id
-
-
-def routes(services: Services) -> FastAPI:
+def routes(services: Services, guesses: Guesses) -> FastAPI:
     """The small routes."""
-    # no description of the interface: it would show nothing that is not in this file's 404
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     started = int(time.time())
+    reads = Buckets(_READS_BURST, _READS_PER_SECOND, _MOST_READERS)
 
     def authenticate(request: Request) -> KeyRecord:
         start = time.monotonic()
         try:
-            return services.keys.authenticate(request.scope["headers"])
-        except ApiError as error:
+            record = services.keys.authenticate(request.scope["headers"])
+            if not record.hidden:
+                _take(reads, record)
+        except ApiError as refused:
+            error = guesses.judge(request.scope, refused)
             row = _refused_row(request.scope, request.scope[_REQUEST_ID], error, start)
-            access.write(services.journal, row)
-            raise
+            _log_refused(services, row, error)
+            raise error from None
+        return record
 
     def participant(request: Request) -> Participant:
         return services.participants.of(authenticate(request), request.scope["headers"])
@@ -184,18 +206,44 @@ def routes(services: Services) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> Response:
-        method, path = request.method, request.url.path
-        hint = f" (the base URL ends in /v1: did you mean /v1{path}?)" if f"/v1{path}" in MODEL_PATHS else ""
-        return _answer(
-            ApiError(
-                405 if path in MODEL_PATHS else error.status_code,
-                f"{method} {path} is not served here{hint}. Served are: {_SERVED}.",
-                code="method_not_allowed" if path in MODEL_PATHS else "not_found",
-                headers=[(b"allow", b"POST")] if path in MODEL_PATHS else (),
-            )
-        )
+        return _not_served(app, request.scope, error.status_code)
 
     return app
+
+
+def _not_served(app: FastAPI, scope: Scope, status: int) -> Response:
+    """Neither a model endpoint nor a route of ours, or not by this method."""
+    method, path = scope["method"], scope["path"]
+    allowed = {"POST"} if path in MODEL_PATHS else set()
+    for route in app.routes:
+        if route.matches(scope)[0] != Match.NONE:
+            allowed |= getattr(route, "methods", set())
+    if allowed:
+        allowed |= {"HEAD", "OPTIONS"} if "GET" in allowed else {"OPTIONS"}
+        allow = [(b"allow", ", ".join(sorted(allowed)).encode())]
+        if method == "OPTIONS":
+            return Response(None, 204, _texts(allow))
+        told = f"{method} {path} is not served here, but {', '.join(sorted(allowed - {'OPTIONS'}))}."
+        return _answer(ApiError(405, told, code="method_not_allowed", headers=allow))
+    if path == "*":
+        return Response(None, 204)
+    meant = unserved.hint(path, MODEL_PATHS | {"/v1/models"})
+    told = f"{method} {path[:200]} is not served here{f' ({meant})' if meant else ''}"
+    told = f"{told}. Served are: {unserved.SERVED}."
+    return _answer(ApiError(status, told, code="not_found"))
+
+
+def _take(reads: Buckets, record: KeyRecord) -> None:
+    wait = reads.take(record.user_id)
+    if wait:
+        raise ApiError(
+            429,
+            f"More than {_READS_PER_SECOND:g} requests a second that ask no model.",
+            kind="requests",
+            code="rate_limit_exceeded",
+            state="rejected_limit",
+            headers=[(b"retry-after", b"%d" % math.ceil(wait))],
+        )
 
 
 def _model(name: str, created: int, context: int | None) -> dict[str, Any]:

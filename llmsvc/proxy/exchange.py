@@ -13,7 +13,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from llmsvc.accounts.directory import KeyRecord
-from llmsvc.proxy import access, body
+from llmsvc.proxy import access, body, request_ids
 from llmsvc.proxy.backends import LOST, Backend, BudgetError, StoppingError
 from llmsvc.proxy.budget import Budget
 from llmsvc.proxy.client import Client
@@ -67,6 +67,7 @@ class Exchange:
         self._path: str = scope["path"]
         self._key = new_request_id()
         self.id = str(self._key)
+        self._chosen_id = request_ids.chosen(scope["headers"])
         self._client = Client(send, self._headers)
         self._tally = Tally(self.id, self.who, client_address(scope), self._path)
         self._task: asyncio.Task[Any] | None = None
@@ -137,7 +138,8 @@ class Exchange:
                 self._services.limits.leave(self.who)
             self._services.running.discard(self)
             row = self._row or self._record()
-            access.write(self._services.journal, row)
+            told = row if self._chosen_id is None else {**row, **request_ids.journal(self._chosen_id)}
+            access.write(self._services.journal, told)
             self._services.metrics.count(row)
 
     def _record(self) -> access.Row:
@@ -338,7 +340,7 @@ class Exchange:
             await asyncio.sleep(_SILENCE_SECONDS - silence)
 
     def _headers(self) -> Headers:
-        headers = [(b"x-request-id", self.id.encode()), *self._services.limits.headers(self.who)]
+        headers = [*request_ids.headers(self.id, self._chosen_id), *self._services.limits.headers(self.who)]
         if self._waiter is not None and self._waiter.position:
             headers.append((b"x-queue-position", b"%d" % self._waiter.position))
         return headers

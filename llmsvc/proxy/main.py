@@ -13,6 +13,7 @@ from llmsvc import config, database, paths
 from llmsvc.accounts import keys
 from llmsvc.config import Config
 from llmsvc.errors import UnavailableError
+from llmsvc.proxy import tls
 from llmsvc.proxy.alerts import Alerts
 from llmsvc.proxy.auth import KeyDirectory
 from llmsvc.proxy.errors import KEY_REVOKED
@@ -78,8 +79,10 @@ def run(
     """Runs the proxy on these sockets until SIGTERM. Returns the exit status.
 
     :param manager: who starts and stops models; systemd by default
+    :raises SettingError: no HTTPS can be served with the certificate and the key
     """
     log = journal.setup("auth-proxy")
+    tls_context = tls.context(settings, os.environ.get("CREDENTIALS_DIRECTORY"))
     running: set[Exchange] = set()
 
     def cut(removed: frozenset[int]) -> None:
@@ -123,7 +126,7 @@ def run(
         status = Status(services.keys, queue, services.upstream, services.ledger, services.speed, memory)
         services.metrics.watch(status)
         alerts = Alerts(services.keys, services.ledger)
-        server = Server(services, status, alerts, places.state / "limits.json", places.status)
+        server = Server(services, status, alerts, places.state / "limits.json", places.status, tls_context)
         await server.serve(sockets)
         return 1 if server.failed else 0
 

@@ -13,6 +13,7 @@ import contextlib
 import gc
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Collection, Coroutine
 from pathlib import Path
@@ -20,15 +21,16 @@ from types import FrameType
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llmsvc.errors import Error
 from llmsvc.process import run
 from llmsvc.proxy import limits
+from llmsvc.proxy.addresses import Proxies
 from llmsvc.proxy.alerts import Alerts
 from llmsvc.proxy.app import Application
+from llmsvc.proxy.connection import Connection
+from llmsvc.proxy.door import Door
 from llmsvc.proxy.errors import STOPPING
-from llmsvc.proxy.exchange import BUFFER_ANSWER
 from llmsvc.proxy.services import Services
 from llmsvc.proxy.status import Status, keep
 from llmsvc.systemd import notify
@@ -45,91 +47,7 @@ _SAVE_SECONDS = 5.0
 _GIVE_UP_SECONDS = 3
 _ASK_SECONDS = 1.0
 _CANCEL_SECONDS = 0.5
-_KEEPALIVE_SECONDS = 75
-# what was read at once of a body may come on top of a head
-_HEAD_BYTES = 512 * 1024
-# a whole long answer: a client that reads slowly must not hold the model
-_WRITE_BUFFER_BYTES = 8 * 1024 * 1024
-
-
-class _Joined:
-    """The transport of one answer: its head goes out together with the first of its body, in one packet."""
-
-    __slots__ = ("_head", "_transport", "close", "is_closing")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-        self.close, self.is_closing = transport.close, transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        if self._head is None and not data.startswith(b"HTTP/1.1 100 "):
-            self._head = data
-        elif self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head + data)
-        else:
-            self._transport.write(data)
-
-
-class _Protocol(HttpToolsProtocol):
-    # httptools has no limit of its own: who never ends a header would fill our memory, without any key
-    _head_bytes = 0
-    _quiet_since = 0.0
-    _leaving = False
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._quiet_since = time.monotonic()
-        super().connection_made(transport)
-
-    def on_response_complete(self) -> None:
-        self._quiet_since = time.monotonic()
-        super().on_response_complete()
-
-    def leave(self, now: float) -> bool:
-        """Closes it if no request comes any more; else its next answer says that it is the last one.
-
-        :returns: whether a request may be on its way
-        """
-        self._leaving = True
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is None or cycle.response_complete:
-            if self._quiet_since + _LINGER_SECONDS > now:
-                return True
-            self.transport.close()
-        elif not cycle.response_started:
-            cycle.keep_alive = False
-        # one whose headers are out already has promised to take another request
-        return False
-
-    def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)
-        if self._head_bytes > _HEAD_BYTES:
-            self.transport.close()
-            return
-        super().data_received(data)
-
-    def on_body(self, body: bytes) -> None:
-        self._head_bytes = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._head_bytes = 0
-        super().on_message_complete()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope[BUFFER_ANSWER] = self._buffer_answer  # type: ignore[literal-required]
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        if self._leaving:
-            self.cycle.keep_alive = False
-        if self.cycle.scope["method"] != "HEAD":
-            self.cycle.transport = cast(asyncio.Transport, _Joined(self.transport))
-
-    def _buffer_answer(self) -> None:
-        self.transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+_BACKLOG = 4096
 
 
 class Server(uvicorn.Server):
@@ -137,29 +55,42 @@ class Server(uvicorn.Server):
 
     :param limits_file: keeps the windows of the limits over a restart
     :param status_file: tells what we do
+    :param tls: for HTTPS instead of HTTP
     """
 
     def __init__(
-        self, services: Services, status: Status, alerts: Alerts, limits_file: Path, status_file: Path
+        self,
+        services: Services,
+        status: Status,
+        alerts: Alerts,
+        limits_file: Path,
+        status_file: Path,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         # it would tell of every step of our stop
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        self._app = Application(services)
         super().__init__(
             uvicorn.Config(
-                Application(services),
+                self._app,
                 loop="uvloop",
-                http=_Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
-                proxy_headers=False,
                 server_header=False,
-                backlog=4096,
-                timeout_keep_alive=_KEEPALIVE_SECONDS,
                 timeout_graceful_shutdown=_GIVE_UP_SECONDS,
             )
         )
+        config = services.config
+        self._door = Door(
+            config.llama_proxy_max_connections,
+            config.llama_proxy_max_connections_per_address,
+            config.llama_proxy_header_seconds,
+            config.llama_proxy_body_seconds,
+            Proxies(config.llama_proxy_trusted_proxies or ()),
+        )
+        self._tls = tls
         self._services = services
         self._status = status
         self._alerts = alerts
@@ -180,7 +111,11 @@ class Server(uvicorn.Server):
         self._start(services.ledger.run())
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(services.keys.first_attempt.wait(), _FIRST_KEYS_SECONDS)
-        await super().startup(sockets)
+        # its own connections know no time-outs: it gets no socket, and serves with ours
+        await super().startup([])
+        for sock in sockets or []:
+            self.servers.append(await self._serve_on(sock))
+        self._start(self._door.sweep(lambda: cast(Collection[Connection], self.server_state.connections)))
         # what lives now lives for ever: the collector need not look at it again and again
         gc.collect()
         gc.freeze()
@@ -192,6 +127,16 @@ class Server(uvicorn.Server):
         seconds = notify.watchdog_seconds()
         if seconds is not None:
             self._start(_watchdog(seconds))
+
+    async def _serve_on(self, sock: socket.socket) -> asyncio.Server:
+        def connection() -> Connection:
+            return Connection(self._app, self._door, self.server_state)
+
+        # who never ends the handshake is no connection of ours yet
+        seconds = None if self._tls is None else float(self._door.head_seconds)
+        return await asyncio.get_running_loop().create_server(
+            connection, sock=sock, backlog=_BACKLOG, ssl=self._tls, ssl_handshake_timeout=seconds
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops accepting, serves what is there, and stores what must outlive us."""
@@ -232,7 +177,9 @@ class Server(uvicorn.Server):
 
     def _leave_connections(self, now: float) -> bool:
         """Closes those that are done with; returns whether a request may be on its way on another one."""
-        left = [cast(_Protocol, connection).leave(now) for connection in self.server_state.connections]
+        self._door.closing = True
+        connections = cast(Collection[Connection], self.server_state.connections)
+        left = [connection.leave(now - _LINGER_SECONDS) for connection in connections]
         return any(left)
 
     async def _stop(self) -> None:

@@ -308,6 +308,13 @@ def make_stack(cluster: Any) -> Iterator[Callable[..., Stack]]:
         yield lambda **settings: exits.enter_context(run_stack(cluster, **settings))
 
 
+@pytest.fixture(scope="module")
+def make_module_stack(cluster: Any) -> Iterator[Callable[..., Stack]]:
+    """The same for a stack that the tests of a module share."""
+    with contextlib.ExitStack() as exits:
+        yield lambda **settings: exits.enter_context(run_stack(cluster, **settings))
+
+
 @pytest.fixture
 def running(make_stack: Callable[..., Any]) -> Any:
     """A stack of the test's own that runs."""

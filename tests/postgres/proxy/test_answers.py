@@ -130,7 +130,7 @@ def test_other_paths_are_404_that_names_what_is_served(stack: Any) -> None:
     assert answer.status_code == 404
     assert "/v1/chat/completions" in answer.json()["error"]["message"]
     wrong = httpx.get(f"{stack.url}/v1/chat/completions", trust_env=False)
-    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "OPTIONS, POST")
 
 
 def test_past_the_limit_is_429_with_the_time_to_wait(stack: Any) -> None:

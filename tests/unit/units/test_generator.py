@@ -232,3 +232,25 @@ def test_a_model_in_a_home_directory_is_bound_into_the_sandbox(host: Host) -> No
     expected = [f"BindReadOnlyPaths=/root/big-{part:05d}-of-00011.gguf" for part in range(1, 12)]
     assert bound("parts") == ["ProtectHome=tmpfs", *expected]
     assert bound("seen") == bound("odd") == []
+
+
+def test_certificate_and_key_become_credentials_where_both_are_there(host: Host) -> None:
+    cert, key = host.etc / "fullchain.pem", host.etc / "privkey.pem"
+    drop_in = host.out / "auth-proxy.service.d/50-llmsvc-tls.conf"
+    cert.touch()
+    settings = host.etc / "config.env"
+    settings.write_text(f"LLAMA_PROXY_TLS_CERT={cert}\nLLAMA_PROXY_TLS_KEY='{key}'\n")
+    host.generate()
+    assert not drop_in.exists()  # the service says which file is missing
+    key.touch()
+    host.generate()
+    assert host.setting("auth-proxy.service", "50-llmsvc-tls.conf") == [
+        "[Service]",
+        f"LoadCredential=tls-cert:{cert}",
+        f"LoadCredential=tls-key:{key}",
+    ]
+    drop_in.unlink()
+    for bad in (f"{cert}:x", f"{cert} x", "fullchain.pem", f"{cert}%i"):
+        settings.write_text(f"LLAMA_PROXY_TLS_CERT={bad}\nLLAMA_PROXY_TLS_KEY={key}\n")
+        host.generate()
+        assert not drop_in.exists()
