@@ -22,7 +22,7 @@ ASKED = [
     ("llmsvc db re", ["restore"]),
     ("llmsvc --json key r", ["revoke", "rotate"]),
     ("llmsvc user add alice --role ", ["user", "admin"]),
-    ("llmsvc install --model tinyl", ["tinyllama"]),
+    ("llmsvc install --model mistral-s", ["mistral-small"]),
     ("llmsvc install --model x --li", ["--listen"]),
     ("llmsvc model add --wheel", ["--wheelhouse"]),
     ("llmsvc completion f", ["fish"]),
