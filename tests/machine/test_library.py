@@ -67,7 +67,7 @@ def test_a_model_is_pulled_used_and_the_one_before_it_removed(machine):
     machine.shell(
         "cd /root/hub/owner/models; systemctl stop test-hub\n"
         "cp second.gguf third.gguf; head -c 1000000 second.gguf >third.gguf.sent; rm first.gguf\n"
-        "cp third.gguf first.gguf; tail -c +2 third.gguf >first.gguf.sent; printf x >>first.gguf.sent\n"
+        "cp third.gguf first.gguf; head -c -1 third.gguf >first.gguf.sent; printf x >>first.gguf.sent\n"
         + START_HUB
     )
     library = machine.out("ls", "-l", "--time-style=full-iso", LIBRARY)
