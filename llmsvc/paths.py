@@ -27,6 +27,9 @@ GOOD_MODELS = STATE / "good-models"
 USED_MODELS = STATE / "used-models"
 """A file NAME in here was last touched when model NAME got ready, or ended; by units/instance-hook."""
 
+SETTINGS_LOCK = STATE / ".settings.lock"
+"""Locked while a command changes a models.d/NAME.env."""
+
 RUN = Path("/run/llmsvc")
 """What units/instance-hook and the rollback tell of crashes and failures."""
 FAILED_MODELS = RUN / "failed-models"

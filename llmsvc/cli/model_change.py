@@ -65,7 +65,7 @@ def _set(args: argparse.Namespace) -> Result:
     from llmsvc.library import settings, store
 
     values = dict(map(_assignment, args.values))
-    changed = store.change(args.name, values, session.configuration())
+    changed = store.change(args.name, values)
     if changed:
         session.note("model set", f"{args.name} {' '.join(sorted(values))}")
     loaded = settings.load(args.name)

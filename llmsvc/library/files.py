@@ -47,9 +47,15 @@ def locked(path: Path, *, waiting: str = "") -> Iterator[None]:
 @contextlib.contextmanager
 def names_locked(models: Path) -> Iterator[None]:
     """Holds the lock under which files and instances get their names."""
-    incoming = _incoming(models)
     # a file, for NFS locks no directory
-    fd = os.open(incoming / ".names", os.O_RDWR | os.O_CREAT, 0o600)
+    with file_locked(_incoming(models) / ".names"):
+        yield
+
+
+@contextlib.contextmanager
+def file_locked(lock: Path) -> Iterator[None]:
+    """Holds an exclusive lock on a file of root's own, which is made where it is not there."""
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _flock(fd, "")
         yield

@@ -140,7 +140,7 @@ def set_default(name: str) -> bool:
     return True
 
 
-def change(name: str, values: Mapping[str, str], config: Config) -> bool:
+def change(name: str, values: Mapping[str, str]) -> bool:
     """Sets keys of models.d/NAME.env; an empty value goes back to the default. Returns whether it is another
     file now. The comments and all else that is in it stay.
 
@@ -149,7 +149,8 @@ def change(name: str, values: Mapping[str, str], config: Config) -> bool:
     """
     require(name)
     file = env_file(name)
-    with files.names_locked(config.llama_models_dir):
+    # not in the library, whose disk may be away
+    with files.file_locked(paths.SETTINGS_LOCK):
         before = file.read_text(encoding="utf-8")
         after = envfile.changed(before, values)
         entries = env.parse(after, file)

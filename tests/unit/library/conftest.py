@@ -26,6 +26,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(paths, "GOOD_MODELS", tmp_path / "good-models")
     monkeypatch.setattr(paths, "USED_MODELS", tmp_path / "used-models")
     monkeypatch.setattr(paths, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(paths, "SETTINGS_LOCK", tmp_path / "settings.lock")
     (etc / "config.env").write_text(f"LLAMA_MODELS_DIR={tmp_path / 'models'}\n")
     return tmp_path
 

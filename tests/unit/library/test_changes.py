@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,28 @@ def test_what_would_not_fit_is_set_with_a_warning(run: Run, m: Path, monkeypatch
     assert "warning: m does not fit: it needs" in out
 
 
+def test_set_needs_no_library(run: Run, m: Path, models: Path) -> None:
+    """Its disk may not be mounted."""
+    models.rename(models.with_name("away"))
+    assert run("set", "m", "N_CTX=512")[0] == 0
+    assert not models.exists()
+    assert settings.load("m")["N_CTX"] == 512
+
+
+def test_two_changes_at_once_are_both_made(m: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = store.atomic.write
+
+    def slowly(*arguments: object) -> None:
+        time.sleep(0.02)  # so that the next one has read the old text by then, if it may
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.atomic, "write", slowly)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: store.change("m", {key: "1"}), ["N_THREADS", "N_BATCH", "N_UBATCH"]))
+    loaded = settings.load("m")
+    assert [loaded[key] for key in ("N_THREADS", "N_BATCH", "N_UBATCH")] == [1, 1, 1]
+
+
 def test_set_of_what_is_not_there_is_exit_3(run: Run) -> None:
     assert run("set", "nobody", "N_CTX=1")[0] == 3
 
@@ -163,7 +186,7 @@ def test_the_last_use_is_told(run: Run, m: Path) -> None:
     assert "2023-11-1" in run("list")[1]
 
 
-def test_a_change_needs_a_whole_file(run: Run, m: Path, conf: Config) -> None:
+def test_a_change_needs_a_whole_file(m: Path) -> None:
     m.write_text(m.read_text() + "what is this\n")
     with pytest.raises(SettingError, match="expected KEY=value"):
-        store.change("m", {"N_CTX": "512"}, conf)
+        store.change("m", {"N_CTX": "512"})
