@@ -228,8 +228,8 @@ def test_a_model_in_a_home_directory_is_bound_into_the_sandbox(host: Host) -> No
         lines = host.setting(f"llama-server@{model}.service", "50-llmsvc-exclusive.conf")
         return [line for line in lines if line.startswith(("Bind", "Protect"))]
 
-    assert bound("home") == ["ProtectHome=tmpfs", "BindReadOnlyPaths=/home/bob/m.gguf"]
-    expected = [f"BindReadOnlyPaths=/root/big-{part:05d}-of-00011.gguf" for part in range(1, 12)]
+    assert bound("home") == ["ProtectHome=tmpfs", "BindReadOnlyPaths=-/home/bob/m.gguf"]
+    expected = [f"BindReadOnlyPaths=-/root/big-{part:05d}-of-00011.gguf" for part in range(1, 12)]
     assert bound("parts") == ["ProtectHome=tmpfs", *expected]
     assert bound("seen") == bound("odd") == []
 
