@@ -22,6 +22,7 @@ CHECKS = (
     "code.services",
     "exclusion.check",
     "network.check",
+    "tls.check",
     "database.check",
     "models.default",
     "models.check",

@@ -7,6 +7,7 @@ import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
+from installer.doctor.code import HIDDEN
 from installer.doctor.finding import Finding, error, warning
 from installer.doctor.host import Host
 from llmsvc import paths
@@ -55,9 +56,7 @@ def check(host: Host) -> Iterator[Finding]:
         if missing := next((part for part in parts if not part.exists()), None):
             yield error("model-missing", f"{missing}, a file of {name}, is missing", why, _fetch(name, file))
             continue
-        if problem := next(
-            filter(None, (_hidden(part, host.config.llama_models_dir) for part in parts)), None
-        ):
+        if problem := next(filter(None, map(_hidden, parts)), None):
             yield error(
                 "model-unreadable", f"{paths.BACKEND_USER} cannot read {file}: {problem[0]}", why, problem[1]
             )
@@ -88,11 +87,8 @@ def _fetch(name: str, file: Path) -> str:
     return f"sudo llmsvc model add {what} --name {name}"
 
 
-def _hidden(file: Path, models: Path) -> tuple[str, str] | None:
-    """Why the backend may not read a file, and what mends that.
-
-    :param models: LLAMA_MODELS_DIR
-    """
+def _hidden(file: Path) -> tuple[str, str] | None:
+    """Why the backend may not read a file, and what mends that."""
     real = file.resolve()
     try:
         uid = pwd.getpwnam(paths.BACKEND_USER).pw_uid
@@ -100,9 +96,9 @@ def _hidden(file: Path, models: Path) -> tuple[str, str] | None:
         groups |= {group.gr_gid for group in grp.getgrall() if paths.BACKEND_USER in group.gr_mem}
     except KeyError:
         return None
-    # the generator binds a file that lies elsewhere into the sandbox, whatever its directories allow
-    inside = real.is_relative_to(models.resolve())
-    for place in (real, *(real.parents if inside else ())):
+    # into home directories the services cannot look: the generator binds such a file into the sandbox
+    bound = any(file.is_relative_to(place) for place in HIDDEN)
+    for place in (real, *(() if bound else real.parents)):
         status = place.stat()
         shift = 6 if status.st_uid == uid else 3 if status.st_gid in groups else 0
         bit = 0o4 if place == real else 0o1

@@ -26,7 +26,7 @@ ASKED = [
     ("llmsvc install --model x --li", ["--listen"]),
     ("llmsvc model add --wheel", ["--wheelhouse"]),
     ("llmsvc completion f", ["fish"]),
-    ("llmsvc start t", ["tiny", "tinyllama"]),
+    ("llmsvc start t", ["tiny", "tinier"]),
     ("llmsvc model use m", ["mine"]),
     ("llmsvc db restore backup.t", ["backup.tar"]),
 ]
@@ -37,7 +37,7 @@ ASKED = [
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the scripts, a file, three models, and a command llmsvc."""
     folder = tmp_path_factory.mktemp("shells")
-    for name in ("tiny", "tinyllama", "mine"):
+    for name in ("tiny", "tinier", "mine"):
         (folder / f"{name}.env").touch()
     for kind in completion.KINDS:
         text = completion.text(kind).replace(str(paths.MODELS_D), str(folder))

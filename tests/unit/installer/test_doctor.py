@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socketserver
+import subprocess
 import threading
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from installer.doctor import code, credentials, database, examine, exclusion, gpu, machine, models, units
+from installer.doctor import code, credentials, database, examine, exclusion, gpu, machine, models, tls, units
 from installer.doctor.finding import Finding
 from installer.doctor.host import BOOT, Host
 from installer.manifest import Manifest
@@ -178,6 +179,36 @@ def test_another_interpreter_than_the_packages_are_for(venv: Path, script: str, 
     assert names(found) == ([name] if name else [])
     if found:
         assert "No module named" in found[0].what and "python3.11" in found[0].why
+
+
+# ---------------------------------------------------------------------------------------------------------
+# TLS
+
+
+def certificate(folder: Path, days: int) -> tuple[Path, Path]:
+    cert, key = folder / f"cert{days}", folder / f"key{days}"
+    # one that has expired cannot be made this way
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    made += ["-subj", "/CN=x", "-days", str(days), "-out", str(cert), "-keyout", str(key)]
+    subprocess.run(made, check=True, capture_output=True)
+    return cert, key
+
+
+def test_certificate_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cert, key = certificate(tmp_path, 400)
+    soon, its_key = certificate(tmp_path, 5)
+
+    def found(cert: Path | None, key: Path | None) -> list[str]:
+        settings = dataclasses.replace(
+            config.parse({}, Path("x")), llama_proxy_tls_cert=cert, llama_proxy_tls_key=key
+        )
+        return names(tls.check(MadeUp(config=settings)))
+
+    assert found(None, None) == found(cert, key) == []
+    assert found(cert, None) == found(cert, tmp_path / "none") == found(cert, its_key) == ["tls"]
+    assert found(soon, its_key) == ["tls-expiry"]
+    monkeypatch.setattr(tls, "_lasts", lambda cert, seconds: False)
+    assert found(cert, key) == ["tls-expired"]
 
 
 # ---------------------------------------------------------------------------------------------------------
