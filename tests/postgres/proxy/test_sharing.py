@@ -110,6 +110,41 @@ def test_models_that_a_user_may_not_use(stack: Any) -> None:
     assert ask(stack, stack.add_key(models=["other", "mock"])).status_code == 200
 
 
+def test_a_model_that_an_admin_takes_away_is_taken_from_those_who_wait_too(stack: Any) -> None:
+    key = stack.add_key("narrowed")
+    with busy(stack, stack.add_key(), silent=60), stack.http(stack.served_key) as ours:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(ask, stack, key)
+            wait_for(lambda: ours.get("/v1/queue").json()["waiting"] == 1)
+            stack.sql("UPDATE llama_users SET models = '{other}' WHERE username = 'narrowed'")
+            wait_for(lambda: ask(stack, key).status_code == 403)
+            first = ours.get("/v1/queue").json()["data"][0]
+            assert ours.post(f"/v1/requests/{first['id']}/cancel").status_code == 200
+            assert waiting.result().json()["error"]["code"] == "model_not_allowed"
+
+
+def test_people_behind_an_admins_front_end_see_their_own_alone(make_stack: Any) -> None:
+    stack = make_stack(LLAMA_PROXY_END_USERS=2)
+    stack.start_backend()
+    stack.start_proxy()
+    stack.wait_served()
+    key = stack.add_key("portal", role="admin", on_behalf_of="x-user")
+    with busy(stack, stack.add_key(), silent=60), stack.http(stack.served_key) as ours:
+        request_id = ours.get("/v1/queue").json()["data"][0]["id"]
+        with stack.http(key) as client:
+            for name in ("anna", "ben"):
+                headers = {"x-user": name}
+                assert client.get("/v1/queue", headers=headers).json()["data"] == []
+                assert client.post(f"/v1/requests/{request_id}/cancel", headers=headers).status_code == 404
+                assert client.get("/metrics", headers=headers).status_code == 403
+            # one more than are told apart
+            crowd = {"x-user": "carl"}
+            for path in ("/v1/queue", "/v1/usage", "/metrics"):
+                assert client.get(path, headers=crowd).json()["error"]["code"] == "end_user_unknown"
+            assert client.get("/v1/models", headers=crowd).status_code == 200
+        ours.post(f"/v1/requests/{request_id}/cancel")
+
+
 def test_everybody_behind_a_front_end_has_limits_of_their_own(stack: Any) -> None:
     key = stack.add_key("webui", limit=2, on_behalf_of="x-openwebui-user-email")
 
