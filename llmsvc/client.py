@@ -86,7 +86,7 @@ def _request(base_url: str, path: str, key: str, body: object, timeout: float) -
             "POST",
             urllib.parse.urlsplit(base_url).path.rstrip("/") + path,
             json.dumps(body),
-            {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+            {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Connection": "close"},
         )
         response = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:

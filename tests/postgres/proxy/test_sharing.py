@@ -6,11 +6,14 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from llmsvc import paths
+from llmsvc.cli import main, session
 from tests.postgres.proxy.conftest import wait_for
 
 CHAT = "/v1/chat/completions"
@@ -218,6 +221,55 @@ def test_the_queue_shows_ones_own_and_admins_all(stack: Any) -> None:
         assert theirs.post(f"/v1/requests/{shown[0]['id']}/cancel").status_code == 200
     assert [row["state"] for row in stack.rows("alice", 2)] == ["cancelled", "cancelled"]
     wait_for(lambda: stack.mock()["running"] == [])
+
+
+def test_the_command_cancels_and_says_why_it_does_not(
+    stack: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    settings = tmp_path / "config.env"
+    port = stack.listener.getsockname()[1]
+    settings.write_text(f"{stack.config().read_text()}LLAMA_PROXY_PORT={port}\n")
+    monkeypatch.setattr(paths, "CONFIG_ENV", settings)
+    monkeypatch.setattr(paths, "LOCAL_KEY", tmp_path / "local-key")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    audit: list[tuple[str, str]] = []
+    monkeypatch.setattr(session, "note", lambda verb, thing: audit.append((verb, thing)))
+
+    def cancel(request_id: str) -> tuple[int, str, str]:
+        code = main.main(["requests", "cancel", request_id])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    key = stack.add_key("webapp", on_behalf_of="x-user")
+    headers = {"x-user": "anna@example.org"}
+    with busy(stack, stack.add_key(), silent=60) as answers, stack.http(stack.served_key) as ours:
+        running = ours.get("/v1/queue").json()["data"][0]["id"]
+        code, _, told = cancel(running)
+        assert (code, "no API key" in told, "use sudo" in told) == (4, True, True)
+        (tmp_path / "local-key").write_text(f"{stack.served_key}\n")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(ask, stack, key, headers=headers)
+            wait_for(lambda: ours.get("/v1/queue").json()["waiting"] == 1)
+            request_id = ours.get("/v1/queue").json()["data"][1]["id"]
+            told = f"cancelled webapp/anna@example.org's request {request_id}\n"
+            assert cancel(request_id) == (0, told, "")
+            assert waiting.result().json()["error"]["code"] == "request_cancelled"
+        code, _, told = cancel(request_id)
+        assert (code, "no request of this id" in told, "llmsvc status" in told) == (3, True, True), told
+        code, _, told = cancel("../x")
+        assert (code, "must be the id of a request, not '../x'" in told) == (2, True)
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        assert cancel(running)[0] == 3
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-proj-not-ours")
+        assert cancel(running)[0] == 4
+        monkeypatch.delenv("OPENAI_API_KEY")
+        assert cancel(running)[0] == 0
+    assert answers[0].status_code == 403
+    assert [verb for verb, _ in audit] == ["requests cancel"] * 2
+    assert audit[0][1] == f"{request_id} of webapp/anna@example.org"
+    settings.write_text(settings.read_text().replace(str(port), "9"))
+    code, _, told = cancel(running)
+    assert (code, "nothing answers at" in told) == (6, True)
 
 
 def test_an_answer_that_had_to_wait_tells_its_place(stack: Any) -> None:
