@@ -99,13 +99,13 @@ CONFIG: tuple[env.Setting, ...] = (
         "LLAMA_PROXY_QUEUE_PER_USER",
         env.integer(1, 100000),
         "64",
-        "Requests of one user that may wait for the model at once; more get 429.",
+        "Requests of one user that may wait for the model at once, of 64 MiB together; more get 429.",
     ),
     env.Setting(
         "LLAMA_PROXY_QUEUE_TOTAL",
         env.integer(1, 1000000),
         "1024",
-        "Requests that may wait for the model in all; more get 503.",
+        "Requests that may wait for the model in all, of 512 MiB together; more get 503.",
     ),
     env.Setting(
         "LLAMA_PROXY_QUEUE_SECONDS",

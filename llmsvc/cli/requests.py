@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmsvc.cli import output, session
 from llmsvc.cli.output import Result, Table
-from llmsvc.errors import UnavailableError
+from llmsvc.errors import NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,7 +72,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "'sudo llmsvc status' shows the ids. Without root: the requests of the key in OPENAI_API_KEY.",
         epilog="example: sudo llmsvc requests cancel 019ac3f0-5b1c-7d3e-9a40-0c2f6d1e8b77",
     )
-    cancel.add_argument("id", metavar="ID", help="the request's id, as its x-request-id header has it")
+    cancel.add_argument(
+        "id", type=_id, metavar="ID", help="the request's id, as its x-request-id header has it"
+    )
     cancel.set_defaults(command=_cancel)
 
 
@@ -80,6 +82,15 @@ def _limit(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 0 <= int(text[:9]) <= 100_000:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 100000, not {text[:20]!r}")
     return int(text)
+
+
+def _id(text: str) -> str:
+    import uuid
+
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be the id of a request, not {text[:40]!r}") from None
 
 
 def _requests(args: argparse.Namespace) -> Result | int:
@@ -98,7 +109,11 @@ def _cancel(args: argparse.Namespace) -> Result:
     from llmsvc import client
     from llmsvc.cli.ask import own_key
 
-    user = client.cancel(session.configuration().base_url, own_key(), args.id)
+    try:
+        user = client.cancel(session.configuration().base_url, own_key(), args.id)
+    except NotFoundError as error:
+        error.hint = "'llmsvc status' shows those that you may cancel, 'llmsvc requests' those that have ended"
+        raise
     session.note("requests cancel", f"{args.id} of {user}")
     return Result({"id": args.id, "user": user, "cancelled": True}, f"cancelled {user}'s request {args.id}")
 

@@ -133,7 +133,7 @@ def routes(services: Services, guesses: Guesses) -> FastAPI:
         return record
 
     def participant(request: Request) -> Participant:
-        return services.participants.of(authenticate(request), request.scope["headers"])
+        return services.participants.alone(authenticate(request), request.scope["headers"])
 
     def limits(record: KeyRecord, request: Request) -> dict[str, str]:
         return _texts(services.limits.headers(services.participants.of(record, request.scope["headers"])))

@@ -79,6 +79,10 @@ class KeyDirectory:
             raise unauthorized("This API key has expired.")
         return record
 
+    def now(self, record: KeyRecord) -> KeyRecord:
+        """What holds for a key now, whose request came a while ago; the same where it is no longer valid."""
+        return (self._records or {}).get(record.digest, record)
+
     def load_snapshot(self) -> None:
         """Takes the keys of the snapshot, if there is a whole one that was made with this pepper."""
         try:

@@ -171,7 +171,7 @@ class Exchange:
         if services.queue.backend is not None:
             self._case.check(services.queue.backend.name)
         self._expected = services.upstream.expects(self._body.model)
-        services.queue.check(self.who)
+        services.queue.check(self.who, len(raw))
         services.ledger.accept(self._key, self._tally.opening("proxy_killed"))
         self._timers.append(loop.call_later(_WATCH_AFTER_SECONDS, self._help, self._watch_client))
         if self._body.stream:
@@ -179,9 +179,11 @@ class Exchange:
 
     def _check_model(self, backend: Backend | Unloaded) -> None:
         assert self._body is not None
-        if self._wants is not None:
+        if self._wants not in (None, backend.name):
             return  # it waits until that one is loaded
         self._check_allowed(backend.name)
+        if self._wants is not None:
+            return
         model = self._body.model
         if not backend.answers_to(model) and self._services.config.llama_proxy_other_model == "refuse":
             if self._expected is not None:
@@ -189,7 +191,8 @@ class Exchange:
             raise model_not_found(str(model), backend.name)
 
     def _check_allowed(self, model: str) -> None:
-        allowed = self.who.record.models
+        # not as it was when the request came: it may have waited for minutes
+        allowed = self._services.keys.now(self.who.record).models
         if allowed is not None and model not in allowed:
             raise model_not_allowed(model)
 
@@ -223,12 +226,14 @@ class Exchange:
 
     async def _turn(self, *, first: bool) -> Backend:
         assert self._budget is not None
+        assert self._body is not None
         queue = self._services.queue
         since, outages = time.monotonic(), queue.outage_seconds()
         self._waiter = Waiter(
             self.who,
             self.id,
             since + self._services.config.llama_proxy_queue_seconds - self._tally.queued,
+            size=len(self._body.raw),
             wants=self._wants,
             budget=self._budget if self._budget.limited else None,
             first=first,
@@ -293,7 +298,8 @@ class Exchange:
         self._tally.status, self._tally.state = error.status, error.state
         told = None
         if error is CLIENT_GONE:
-            if self._place is not None and not self._at_backend:
+            had_turn = self._at_backend or self._tally.first_token is not None
+            if self._place is not None and not had_turn:
                 self._services.limits.give_back(self.who, self._place)
         else:
             told = asyncio.ensure_future(self._client.fail(error))

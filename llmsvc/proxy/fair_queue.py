@@ -26,6 +26,9 @@ _MOST_HELD_SECONDS = 290.0
 _MOVING_SECONDS = 30.0
 _SHARE_OF_THE_LAST = 0.1
 _MOST_TAGS = 1000
+# many small requests may wait, but not as many of the largest: they would take all memory of a small machine
+_MOST_BYTES = 512 * 1024 * 1024
+_MOST_BYTES_PER_USER = 64 * 1024 * 1024
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -34,6 +37,7 @@ class Waiter:
 
     :param request_id: names it to those who look at the queue
     :param deadline: time of the clock at which waiting ends
+    :param size: bytes of its body
     :param wants: the one model that it is for, None for whatever is loaded
     :param budget: its tokens, if they are limited: taken with its turn, which waits until they may be
     :param first: before all others; for a request that had its turn and lost its backend
@@ -43,6 +47,7 @@ class Waiter:
     who: Participant
     request_id: str
     deadline: float
+    size: int = 0
     wants: str | None = None
     budget: Budget | None = None
     first: bool = False
@@ -65,6 +70,7 @@ class _Line:
     weight: int
     tag: float
     waiters: deque[Waiter]
+    bytes: int = 0
 
 
 class FairQueue:
@@ -88,6 +94,7 @@ class FairQueue:
         self.hold_seconds = hold_seconds
         self.backend: Backend | None = None
         self.waiting = 0
+        self._bytes = 0
         self.loading: Loading | None = None
         """The model that is on its way."""
         self.leaving: str | None = None
@@ -176,22 +183,28 @@ class FairQueue:
         """How long there was no backend, all in all."""
         return self._outages + (0.0 if self.backend else self._clock() - self._without_backend_since)
 
-    def check(self, who: Participant) -> None:
-        """:raises ApiError: 429 or 503, the queue has no room for one more request of this participant"""
+    def check(self, who: Participant, size: int = 0) -> None:
+        """Refuses a request for which the queue has no room.
+
+        :param size: bytes of its body
+        :raises ApiError: 429, its participant has too many there; 503, all have
+        """
         backend = self.backend
         if not self.waiting and backend is not None and backend.running < backend.slots:
             return
         line = self._lines.get(who.key)
-        if line is not None and len(line.waiters) >= self.per_user:
+        if line is not None and (
+            len(line.waiters) >= self.per_user or line.bytes + size > _MOST_BYTES_PER_USER
+        ):
             raise ApiError(
                 429,
-                f"You have {self.per_user} requests waiting already; wait for some of them.",
+                f"You have {len(line.waiters)} requests waiting already; wait for some of them.",
                 kind="requests",
                 code="too_many_waiting",
                 state="rejected_queue",
                 headers=[(b"retry-after", b"1")],
             )
-        if self.waiting >= self.total:
+        if self.waiting >= self.total or (self.waiting and self._bytes + size > _MOST_BYTES):
             raise unavailable("Too many requests are waiting.", "queue_full", state="rejected_queue")
 
     async def acquire(self, waiter: Waiter) -> Backend:
@@ -217,6 +230,8 @@ class FairQueue:
         line.weight = waiter.who.record.weight  # an admin may have changed it while others of its waited
         line.waiters.appendleft(waiter) if waiter.first else line.waiters.append(waiter)
         self.waiting += 1
+        self._bytes += waiter.size
+        line.bytes += waiter.size
         self._dispatch()
         self._tell(waiter)
         try:
@@ -344,6 +359,8 @@ class FairQueue:
         if line is not None and waiter in line.waiters:
             line.waiters.remove(waiter)
             self.waiting -= 1
+            self._bytes -= waiter.size
+            line.bytes -= waiter.size
             self._used = self._clock()
             if not line.waiters:
                 del self._lines[waiter.who.key]

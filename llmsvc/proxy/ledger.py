@@ -25,7 +25,8 @@ from llmsvc.proxy.spool import SIZE, DamagedError, Spool
 _log = logging.getLogger(__name__)
 
 _ACCEPTED, _ENDED = 1, 2
-_LARGEST_RECORD = 2048
+# with the longest name of an end user, of which JSON makes twelve bytes a character
+_LARGEST_RECORD = 3072
 _BATCH_BYTES = 256 * 1024
 _FLUSH_SECONDS = 0.25
 _RETRY_SECONDS = 2.0

@@ -225,7 +225,10 @@ def _per(window: TokenWindow) -> str:
 
 
 def _duration(seconds: float) -> bytes:
-    """`1.5s` or `6m0s`: the form of OpenAI's reset headers."""
+    """`1.5s`, `6m0s` or `24h0m0s`: the form of OpenAI's reset headers."""
     if seconds < 60:
         return f"{seconds:.3f}".rstrip("0").rstrip(".").encode() + b"s"
-    return b"%dm%ds" % divmod(math.ceil(seconds), 60)
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    if minutes < 60:
+        return b"%dm%ds" % (minutes, seconds)
+    return b"%dh%dm%ds" % (*divmod(minutes, 60), seconds)

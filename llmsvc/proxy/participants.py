@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from llmsvc.accounts.directory import KeyRecord
-from llmsvc.proxy.errors import bad_request
+from llmsvc.proxy.errors import ApiError, bad_request
 
 _log = logging.getLogger(__name__)
 
@@ -25,11 +25,13 @@ class Participant:
     :param key: identifies it, over restarts too
     :param record: the key that the request showed
     :param end_user: whom a trusted front end named
+    :param crowd: one of those whom it named beyond the number that are told apart
     """
 
     key: str
     record: KeyRecord
     end_user: str | None = None
+    crowd: bool = False
 
     @property
     def name(self) -> str:
@@ -58,10 +60,27 @@ class Participants:
         end_user = None
         if record.on_behalf_of is not None:
             end_user = _named(record.on_behalf_of.encode(), headers)
-        if end_user is None or not self._known(record, end_user):
+        if end_user is None:
             return Participant(str(record.user_id), record)
+        if not self._known(record, end_user):
+            return Participant(str(record.user_id), record, crowd=True)
         # not by key: one that is being rotated would give everybody their limits twice
         return Participant(f"{record.user_id}:{end_user}", record, end_user)
+
+    def alone(self, record: KeyRecord, headers: Iterable[tuple[bytes, bytes]]) -> Participant:
+        """The same, for what only that participant may see.
+
+        :raises ApiError: 403, it is not told apart from others
+        """
+        who = self.of(record, headers)
+        if who.crowd:
+            raise ApiError(
+                403,
+                f"{record.username} has named too many people today; you are not told apart from others.",
+                code="end_user_unknown",
+                state="rejected_key",
+            )
+        return who
 
     def _known(self, record: KeyRecord, end_user: str) -> bool:
         names = self._named.setdefault(record.user_id, OrderedDict())

@@ -12,8 +12,12 @@ from llmsvc.proxy.services import Services
 
 
 def sees_all(who: Participant) -> bool:
-    """Whether somebody may see, and end, the requests of others: admins, and this machine's own checks."""
-    return who.record.role == "admin" or who.record.hidden
+    """Whether somebody may see, and end, the requests of others: admins, and this machine's own checks.
+
+    Behind a front end there are many people: whoever made its key for an admin did not mean all of them.
+    """
+    record = who.record
+    return record.on_behalf_of is None and (record.role == "admin" or record.hidden)
 
 
 def queue(services: Services, who: Participant) -> dict[str, Any]:

@@ -6,11 +6,14 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from llmsvc import paths
+from llmsvc.cli import main, session
 from tests.postgres.proxy.conftest import wait_for
 
 CHAT = "/v1/chat/completions"
@@ -110,6 +113,41 @@ def test_models_that_a_user_may_not_use(stack: Any) -> None:
     assert ask(stack, stack.add_key(models=["other", "mock"])).status_code == 200
 
 
+def test_a_model_that_an_admin_takes_away_is_taken_from_those_who_wait_too(stack: Any) -> None:
+    key = stack.add_key("narrowed")
+    with busy(stack, stack.add_key(), silent=60), stack.http(stack.served_key) as ours:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(ask, stack, key)
+            wait_for(lambda: ours.get("/v1/queue").json()["waiting"] == 1)
+            stack.sql("UPDATE llama_users SET models = '{other}' WHERE username = 'narrowed'")
+            wait_for(lambda: ask(stack, key).status_code == 403)
+            first = ours.get("/v1/queue").json()["data"][0]
+            assert ours.post(f"/v1/requests/{first['id']}/cancel").status_code == 200
+            assert waiting.result().json()["error"]["code"] == "model_not_allowed"
+
+
+def test_people_behind_an_admins_front_end_see_their_own_alone(make_stack: Any) -> None:
+    stack = make_stack(LLAMA_PROXY_END_USERS=2)
+    stack.start_backend()
+    stack.start_proxy()
+    stack.wait_served()
+    key = stack.add_key("portal", role="admin", on_behalf_of="x-user")
+    with busy(stack, stack.add_key(), silent=60), stack.http(stack.served_key) as ours:
+        request_id = ours.get("/v1/queue").json()["data"][0]["id"]
+        with stack.http(key) as client:
+            for name in ("anna", "ben"):
+                headers = {"x-user": name}
+                assert client.get("/v1/queue", headers=headers).json()["data"] == []
+                assert client.post(f"/v1/requests/{request_id}/cancel", headers=headers).status_code == 404
+                assert client.get("/metrics", headers=headers).status_code == 403
+            # one more than are told apart
+            crowd = {"x-user": "carl"}
+            for path in ("/v1/queue", "/v1/usage", "/metrics"):
+                assert client.get(path, headers=crowd).json()["error"]["code"] == "end_user_unknown"
+            assert client.get("/v1/models", headers=crowd).status_code == 200
+        ours.post(f"/v1/requests/{request_id}/cancel")
+
+
 def test_everybody_behind_a_front_end_has_limits_of_their_own(stack: Any) -> None:
     key = stack.add_key("webui", limit=2, on_behalf_of="x-openwebui-user-email")
 
@@ -183,6 +221,55 @@ def test_the_queue_shows_ones_own_and_admins_all(stack: Any) -> None:
         assert theirs.post(f"/v1/requests/{shown[0]['id']}/cancel").status_code == 200
     assert [row["state"] for row in stack.rows("alice", 2)] == ["cancelled", "cancelled"]
     wait_for(lambda: stack.mock()["running"] == [])
+
+
+def test_the_command_cancels_and_says_why_it_does_not(
+    stack: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    settings = tmp_path / "config.env"
+    port = stack.listener.getsockname()[1]
+    settings.write_text(f"{stack.config().read_text()}LLAMA_PROXY_PORT={port}\n")
+    monkeypatch.setattr(paths, "CONFIG_ENV", settings)
+    monkeypatch.setattr(paths, "LOCAL_KEY", tmp_path / "local-key")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    audit: list[tuple[str, str]] = []
+    monkeypatch.setattr(session, "note", lambda verb, thing: audit.append((verb, thing)))
+
+    def cancel(request_id: str) -> tuple[int, str, str]:
+        code = main.main(["requests", "cancel", request_id])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    key = stack.add_key("webapp", on_behalf_of="x-user")
+    headers = {"x-user": "anna@example.org"}
+    with busy(stack, stack.add_key(), silent=60) as answers, stack.http(stack.served_key) as ours:
+        running = ours.get("/v1/queue").json()["data"][0]["id"]
+        code, _, told = cancel(running)
+        assert (code, "no API key" in told, "use sudo" in told) == (4, True, True)
+        (tmp_path / "local-key").write_text(f"{stack.served_key}\n")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(ask, stack, key, headers=headers)
+            wait_for(lambda: ours.get("/v1/queue").json()["waiting"] == 1)
+            request_id = ours.get("/v1/queue").json()["data"][1]["id"]
+            told = f"cancelled webapp/anna@example.org's request {request_id}\n"
+            assert cancel(request_id) == (0, told, "")
+            assert waiting.result().json()["error"]["code"] == "request_cancelled"
+        code, _, told = cancel(request_id)
+        assert (code, "no request of this id" in told, "llmsvc status" in told) == (3, True, True), told
+        code, _, told = cancel("../x")
+        assert (code, "must be the id of a request, not '../x'" in told) == (2, True)
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        assert cancel(running)[0] == 3
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-proj-not-ours")
+        assert cancel(running)[0] == 4
+        monkeypatch.delenv("OPENAI_API_KEY")
+        assert cancel(running)[0] == 0
+    assert answers[0].status_code == 403
+    assert [verb for verb, _ in audit] == ["requests cancel"] * 2
+    assert audit[0][1] == f"{request_id} of webapp/anna@example.org"
+    settings.write_text(settings.read_text().replace(str(port), "9"))
+    code, _, told = cancel(running)
+    assert (code, "nothing answers at" in told) == (6, True)
 
 
 def test_an_answer_that_had_to_wait_tells_its_place(stack: Any) -> None:

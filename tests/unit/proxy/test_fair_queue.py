@@ -140,6 +140,26 @@ async def test_queue_is_bounded_in_total(queue: FairQueue) -> None:
 
 
 @in_a_queue
+async def test_queue_is_bounded_in_bytes_too(queue: FairQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_queue, "_MOST_BYTES", 100)
+    monkeypatch.setattr(fair_queue, "_MOST_BYTES_PER_USER", 60)
+    large = waiter(queue, "a", size=200)  # one is always let in, however large
+    await settle()
+    for user, status in (("a", 429), ("b", 503)):
+        with pytest.raises(ApiError) as caught:
+            queue.check(person(user), 1)
+        assert caught.value.status == status
+    large.cancel()
+    await settle()
+    queue.check(person("a"), 200)
+    waiter(queue, "a", size=60)
+    await settle()
+    queue.check(person("b"), 40)
+    with pytest.raises(ApiError, match="1 requests waiting"):
+        queue.check(person("a"), 1)
+
+
+@in_a_queue
 async def test_wait_ends_at_its_deadline_also_while_a_backend_is_ready(queue: FairQueue) -> None:
     queue.set_backend(backend())
     await waiter(queue, "a")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import uuid
 from pathlib import Path
 
 import pytest
 
+from llmsvc.proxy.backends import Usage
 from llmsvc.proxy.errors import ApiError
-from llmsvc.proxy.ledger import Ledger, new_request_id
+from llmsvc.proxy.ledger import _LARGEST_RECORD, Ledger, new_request_id
+from llmsvc.proxy.participants import Participant
+from llmsvc.proxy.tally import Tally
+from tests.unit.proxy import people
 
 
 def test_damaged_spool_is_put_aside_loudly_and_does_not_stop_the_proxy(
@@ -60,3 +65,14 @@ async def test_a_flood_of_refused_requests_leaves_room_for_those_that_were_accep
         before = ledger.backlog
         ledger.end(request_id, {**row, "state": "ok"})
         assert ledger.backlog > before
+
+
+def test_the_largest_row_has_its_room(tmp_path: Path) -> None:
+    user = dataclasses.replace(people.record("x", on_behalf_of="x-user"), username="u" * 63, user_id=2**31)
+    who = Participant("2147483648:name", dataclasses.replace(user, key_id=2**31), "\U0001f600" * 128)
+    tally = Tally(str(new_request_id()), who, "ffff:" * 7 + "ffff", "/v1/chat/completions", model="m" * 63)
+    tally.status, tally.state, tally.usage = 503, "rejected_request", Usage(2**31, 2**31)
+    tally.first_token, tally.queued, tally.request_bytes = tally.start + 2**20, 2**20, 2**30
+    ledger = Ledger(tmp_path / "spool", "", size=1 << 20)
+    ledger.end(new_request_id(), tally.row(2**40))
+    assert 2048 < ledger.backlog <= _LARGEST_RECORD

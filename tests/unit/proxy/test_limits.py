@@ -133,6 +133,16 @@ def test_requests_at_once_are_bounded_until_they_end() -> None:
     assert dict(found.headers(twice))[b"x-ratelimit-remaining-requests"] == b"59"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(7, b"7s"), (60, b"1m0s"), (3599, b"59m59s"), (3600, b"1h0m0s"), (86399, b"23h59m59s")],
+)
+def test_the_time_of_a_reset_is_told_as_openai_does(seconds: int, told: bytes) -> None:
+    found = requests(3, seconds, Clock())
+    found.enter(ALICE)
+    assert dict(found.headers(ALICE))[b"x-ratelimit-reset-requests"] == told
+
+
 def test_tokens_are_counted_per_minute_and_per_day() -> None:
     clock = Clock()
     found = make(clock, LLAMA_PROXY_TOKENS_PER_MINUTE=100, LLAMA_PROXY_TOKENS_PER_DAY=150)

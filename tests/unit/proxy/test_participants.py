@@ -65,3 +65,12 @@ def test_a_front_end_cannot_make_itself_limits_without_end(caplog: pytest.LogCap
     # user0 was not there for a day
     assert people.of(FRONT_END, named(b"user9")).end_user == "user9"
     assert people.of(FRONT_END, named(b"user0")).end_user is None
+
+
+def test_who_is_not_told_apart_sees_nothing_of_the_others() -> None:
+    people = Participants(1)
+    assert people.alone(FRONT_END, named(b"alice")).end_user == "alice"
+    assert people.alone(FRONT_END, named()).name == "webui"
+    with pytest.raises(ApiError) as caught:
+        people.alone(FRONT_END, named(b"bob"))
+    assert caught.value.status == 403
