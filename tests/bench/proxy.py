@@ -12,6 +12,8 @@ what it means.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import math
 import os
@@ -62,7 +64,7 @@ class Wanted(NamedTuple):
 
 
 class Scenario(NamedTuple):
-    """One load. Scenarios with the same `slots` and `users` share a running proxy."""
+    """One load. Those whose names begin alike, up to a `-`, take turns."""
 
     name: str
     text: str
@@ -131,21 +133,28 @@ def measure(
 ) -> dict[str, dict[str, Found]]:
     """The medians by scenario and target."""
     results: dict[str, dict[str, Found]] = {}
-    waiting = list(scenarios)
-    while waiting:
-        alike = [s for s in waiting if (s.slots, s.users) == (waiting[0].slots, waiting[0].users)]
-        waiting = [scenario for scenario in waiting if scenario not in alike]
-        with rig(postgres, cores, slots=alike[0].slots, users=alike[0].users) as running:
-            for scenario in alike:
-                targets = ["proxy", *scenario.beside]
-                found: dict[str, list[Found]] = {target: [] for target in targets}
-                for number in range(runs):
-                    for target in targets:
-                        print(f"\r\033[K{scenario.text}: {target}, run {number + 1}", end="", file=sys.stderr)
-                        found[target].append(scenario.run(running, target, seconds))
-                results[scenario.name] = {target: _median(samples) for target, samples in found.items()}
+    for _, group in itertools.groupby(scenarios, lambda scenario: scenario.name.partition("-")[0]):
+        results |= _measure_in_turns(postgres, cores, list(group), runs, seconds)
     print("\r\033[K", end="", file=sys.stderr)
     return results
+
+
+def _measure_in_turns(
+    postgres: Cluster, cores: Cores, scenarios: list[Scenario], runs: int, seconds: float
+) -> dict[str, dict[str, Found]]:
+    """Loads that are compared with each other take turns, for a machine is faster at times."""
+    samples: dict[str, dict[str, list[Found]]] = {}
+    with contextlib.ExitStack() as exits:
+        rigs: dict[tuple[int, int], Rig] = {}
+        for number, scenario in itertools.product(range(runs), scenarios):
+            kind = (scenario.slots, scenario.users)
+            if kind not in rigs:
+                rigs[kind] = exits.enter_context(rig(postgres, cores, slots=kind[0], users=kind[1]))
+            for target in ("proxy", *scenario.beside):
+                print(f"\r\033[K{scenario.text}: {target}, run {number + 1}", end="", file=sys.stderr)
+                found = scenario.run(rigs[kind], target, seconds)
+                samples.setdefault(scenario.name, {}).setdefault(target, []).append(found)
+    return {name: {to: _median(found) for to, found in by.items()} for name, by in samples.items()}
 
 
 def _median(samples: list[Found]) -> Found:
