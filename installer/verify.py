@@ -36,14 +36,17 @@ def reach(config: Config) -> str:
     """Who can reach the port, and the one command that changes it; for people."""
     host, port = config.llama_proxy_host, config.llama_proxy_port
     bound = ipaddress.ip_address(host)
+    tls = config.llama_proxy_tls_cert is not None
     if bound.is_loopback:
-        return (
+        told = (
             f"Only this machine can reach port {port}. For your network: "
-            f"sudo llmsvc install --listen 0.0.0.0:{port}\n"
+            f"sudo llmsvc install --listen 0.0.0.0:{port}"
+        )
+        hint = (
             "(there is no TLS: on a network that you do not trust, put nginx or Caddy in front of it instead)"
         )
+        return told if tls else f"{told}\n{hint}"
     whom = "Every machine that can reach this one" if bound.is_unspecified else f"Whoever can reach {host}"
-    return (
-        f"{whom} can connect to port {port}; a key is required. There is no TLS: keys and prompts cross\n"
-        f"the network readable. To close it again: sudo llmsvc install --listen 127.0.0.1:{port}"
-    )
+    open_to = f"{whom} can connect to port {port}; a key is required."
+    readable = "" if tls else " There is no TLS: keys and prompts cross\nthe network readable."
+    return f"{open_to}{readable} To close it again: sudo llmsvc install --listen 127.0.0.1:{port}"

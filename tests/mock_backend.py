@@ -105,6 +105,9 @@ class Mock:
         request_id = headers.get(b"x-request-id", b"none").decode()
         budget = int(headers.get(b"x-token-budget", b"1000000"))
         self.seen["requests"] += 1
+        if not sound(body):
+            await answer(send, 400, error(400, "the mock cannot read this"))
+            return
         self.seen["headers"] = sorted(name.decode() for name, _ in scope["headers"])
         self.seen["bodies"] = [*self.seen["bodies"][-99:], body]
         work = asyncio.ensure_future(self.generate(request_id, scope["path"], body, send, budget))
@@ -213,6 +216,13 @@ class Mock:
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "text": text}
             choices = [{**choice, "finish_reason": reason}]
             await answer(send, 200, {**base, "object": kind, "choices": choices, "usage": total})
+
+
+def sound(body: dict[str, Any]) -> bool:
+    """Whether it has the types that we read, as a real backend finds out with care."""
+    messages, most = body.get("messages", []), body.get("max_tokens")
+    known = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    return known and (most is None or type(most) is int) and isinstance(body.get("mock", {}), dict)
 
 
 def prompt_tokens(body: dict[str, Any]) -> int:

@@ -19,13 +19,13 @@ def check(host: Host) -> Iterator[Finding]:
     wanted = f"{f'[{address}]' if ':' in address else address}:{port}"
     if host.systemd:
         yield from _socket(host, wanted)
-    if host.config.llama_proxy_tls_cert is None and not ipaddress.ip_address(address).is_loopback:
+    if not ipaddress.ip_address(address).is_loopback and host.config.llama_proxy_tls_cert is None:
         yield warning(
             "no-tls",
             f"LLAMA_PROXY_HOST is {address}, and there is no TLS",
             "keys and prompts cross the network readable for everybody on the way",
-            "set LLAMA_PROXY_TLS_CERT and LLAMA_PROXY_TLS_KEY, or put nginx or Caddy in front of it and "
-            f"sudo llmsvc install --listen 127.0.0.1:{port}",
+            "set LLAMA_PROXY_TLS_CERT and LLAMA_PROXY_TLS_KEY, or put nginx or Caddy in front of it, "
+            f"then sudo llmsvc install --listen 127.0.0.1:{port}",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from llmsvc.accounts.directory import KeyRecord
-from llmsvc.proxy import access, cors, request_ids, requests, unserved
+from llmsvc.proxy import access, cors, openapi, request_ids, requests, unserved
 from llmsvc.proxy.buckets import Buckets
 from llmsvc.proxy.client import Client
 from llmsvc.proxy.cors import Cors
@@ -117,19 +118,20 @@ def routes(services: Services, guesses: Guesses) -> FastAPI:
     """The small routes."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     started = int(time.time())
+    description = json.dumps(openapi.DESCRIPTION).encode()
     reads = Buckets(_READS_BURST, _READS_PER_SECOND, _MOST_READERS)
 
     def authenticate(request: Request) -> KeyRecord:
         start = time.monotonic()
         try:
             record = services.keys.authenticate(request.scope["headers"])
-            if not record.hidden:
-                _take(reads, record)
         except ApiError as refused:
             error = guesses.judge(request.scope, refused)
             row = _refused_row(request.scope, request.scope[_REQUEST_ID], error, start)
             _log_refused(services, row, error)
             raise error from None
+        if not record.hidden:
+            _take(reads, record)
         return record
 
     def participant(request: Request) -> Participant:
@@ -160,6 +162,10 @@ def routes(services: Services, guesses: Guesses) -> FastAPI:
         await services.upstream.scan()
         is_ready = services.switcher.loaded is not None and services.keys.database_ok
         return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
+
+    @app.get("/openapi.json")
+    async def describe() -> Response:
+        return Response(description, media_type="application/json")
 
     @app.get("/v1/models")
     async def list_models(request: Request) -> JSONResponse:

@@ -27,6 +27,10 @@ _SWEEP_SECONDS = 1.0
 _REPEAT_WARNING_SECONDS = 60.0
 
 
+# of those with unread answers: how much they have read, and when they last did
+Read = dict["Connection", tuple[int, float]]
+
+
 class Door:
     """Lets connections in and turns out those that are overdue.
 
@@ -85,36 +89,35 @@ class Door:
 
     async def sweep(self, connections: Callable[[], Collection[Connection]]) -> None:
         """Ends overdue connections for ever; to be run as a task."""
-        read: dict[Connection, tuple[int, float]] = {}
+        read: Read = {}
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            read = self._sweep_once(list(connections()), read)
-
-    def _sweep_once(
-        self, connections: Sequence[Connection], read: dict[Connection, tuple[int, float]]
-    ) -> dict[Connection, tuple[int, float]]:
-        """Turns out those that are overdue.
-
-        :param read: of those with unread answers: how much they have read, and when they last did
-        """
-        now = asyncio.get_running_loop().time()
-        still: dict[Connection, tuple[int, float]] = {}
-        for connection in connections:
-            if connection.deadline < now:
-                connection.overdue()
-            unread = connection.transport.get_write_buffer_size()
-            if unread:
-                has_read = connection.written - unread
-                before, since = read.get(connection, (has_read, now))
-                if has_read > before:
-                    since = now
-                if now - since > UNREAD_SECONDS:
-                    connection.transport.abort()
-                else:
-                    still[connection] = (has_read, since)
-        return still
+            read = turn_out(list(connections()), read, asyncio.get_running_loop().time())
 
     def _warn(self, message: str, *values: object) -> None:
         if time.monotonic() - self._warned >= _REPEAT_WARNING_SECONDS:
             self._warned = time.monotonic()
             _log.warning(message, *values)
+
+
+def turn_out(connections: Sequence[Connection], read: Read, now: float) -> Read:
+    """Turns out those that are overdue, or that read nothing of what waits for them.
+
+    :param now: time of the loop
+    :returns: the next `read`
+    """
+    still: Read = {}
+    for connection in connections:
+        if connection.deadline < now:
+            connection.overdue()
+        unread = connection.transport.get_write_buffer_size()
+        if unread:
+            has_read = connection.written - unread
+            before, since = read.get(connection, (has_read, now))
+            if has_read > before:
+                since = now
+            if now - since > UNREAD_SECONDS:
+                connection.transport.abort()
+            else:
+                still[connection] = (has_read, since)
+    return still

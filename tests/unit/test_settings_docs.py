@@ -29,7 +29,8 @@ is allowed, and so is a secret, which belongs into a file of its own in `/etc/ll
 CONFIG = """## /etc/llmsvc/config.env
 
 Of the whole machine. After a change: `sudo systemctl restart auth-proxy`; after one of `LLAMA_PROXY_HOST` or
-`LLAMA_PROXY_PORT`: `sudo llmsvc install`.
+`LLAMA_PROXY_PORT`: `sudo llmsvc install`; after one of `LLAMA_PROXY_TLS_CERT` or `LLAMA_PROXY_TLS_KEY`:
+`sudo systemctl daemon-reload`, and then the restart.
 
 """
 
