@@ -5,7 +5,6 @@ Only here are a prompt's tokens known before they are spent, so that no limit is
 
 from __future__ import annotations
 
-from llmsvc.backend.completion import Task
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.problem import ApiError
 
@@ -22,11 +21,8 @@ def check(job: Job) -> None:
     """
     if job.budget is None or job.task is None:
         return
-    if isinstance(job.task, Task):
-        needed, prompt = len(job.task.prompt) + 1, len(job.task.prompt)
-    else:
-        needed = prompt = job.task.tokens
-    if needed > job.budget:
+    prompt = job.task.prompt_tokens
+    if prompt is not None and prompt + job.task.answers > job.budget:
         job.prompt_tokens = prompt
         message = f"the prompt has {prompt} tokens, and the request may take {job.budget}"
         raise ApiError(429, message, code="token_budget_exceeded")

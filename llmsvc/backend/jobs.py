@@ -7,14 +7,9 @@ import collections
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from llmsvc.backend.problem import ApiError
-
-if TYPE_CHECKING:
-    from llmsvc.backend.completion import Task
-    from llmsvc.backend.embeddings import Inputs
-    from llmsvc.backend.replies import Reply
 
 _TELLING_TOKENS = 4
 
@@ -24,6 +19,13 @@ REMEMBERED = 100
 
 class JobCancelledError(Exception):
     """Raised inside the model's thread when its request is no longer wanted."""
+
+
+class Reply(Protocol):
+    """What makes the objects of one answer."""
+
+    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
+        """The chunk that OpenAI sends for stream_options.include_usage."""
 
 
 class Job:
@@ -39,7 +41,7 @@ class Job:
         self.completion_tokens = 0
         self.cancelled: str | None = None
         """Why it was cancelled: `left`, `cancel`, `stopping` or `slow`."""
-        self.task: Task | Inputs | None = None
+        self.task: Any = None
         """What the model is to do, once that is known."""
         self.reply: Reply | None = None
         """What makes the answer's chunks, once the model is at work on it."""

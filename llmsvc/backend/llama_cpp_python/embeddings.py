@@ -25,8 +25,9 @@ class Inputs:
     """The texts, parted into what the model can read at once."""
     base64: bool
     """Whether a vector is sent as base64 of 32-bit floats, else as a list of numbers."""
-    tokens: int
+    prompt_tokens: int
     """What the model will read."""
+    answers: bool = False
 
 
 def run(inputs: Inputs, job: Job, model: str, embed: Callable[..., Any]) -> None:

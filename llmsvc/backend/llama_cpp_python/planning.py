@@ -9,13 +9,13 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from llmsvc.backend import grammars
 from llmsvc.backend.bodies import Request
-from llmsvc.backend.calls import Only, Syntax
-from llmsvc.backend.completion import Task
-from llmsvc.backend.embeddings import Inputs
+from llmsvc.backend.llama_cpp_python import grammars
+from llmsvc.backend.llama_cpp_python.calls import Only, Syntax
+from llmsvc.backend.llama_cpp_python.completion import Task
+from llmsvc.backend.llama_cpp_python.embeddings import Inputs
+from llmsvc.backend.llama_cpp_python.templates import Template
 from llmsvc.backend.problem import ApiError, bad
-from llmsvc.backend.templates import Template
 from llmsvc.backend.tools import Tools
 from llmsvc.backend.vocabulary import Tokenize, Vocabulary
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from llmsvc.backend import logprobs
-from llmsvc.backend.calls import Call
+from llmsvc.backend.llama_cpp_python.calls import Call
 from llmsvc.backend.logprobs import Entry
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 
-from llmsvc.backend.calls import Call, End, Syntax
-from llmsvc.backend.texts import held
+from llmsvc.backend.llama_cpp_python.calls import Call, End, Syntax
+from llmsvc.backend.llama_cpp_python.texts import held
 
 
 class Parser:
