@@ -97,7 +97,8 @@ class Adapter:
         elif path in self._model_routes:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
             request = self._model_routes[path](body, self._engine.model)
-            job = self.jobs.add(request_id, budget.of(_header(scope, b"x-token-budget")))
+            limit = budget.of(_header(scope, b"x-token-budget"))
+            job = self.jobs.add(request_id, limit, _header(scope, b"x-user"))
             await self._generate(request, job, receive, send)
         elif path in self._extras:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
@@ -225,10 +226,12 @@ async def _cancel_when_left(receive: Receive, job: Job) -> None:
     job.cancel("left")
 
 
-def _header(scope: Scope, wanted: bytes) -> str:
-    return next((value for name, value in scope["headers"] if name == wanted), b"").decode("latin-1")
-
-
 def _request_id(scope: Scope) -> str:
     given = _header(scope, b"x-request-id")
     return given if _REQUEST_ID.match(given) else str(uuid.uuid4())
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    """A header's value; empty where there is none."""
+    found: bytes = next((value for name, value in scope["headers"] if name == wanted), b"")
+    return found.decode("latin-1")

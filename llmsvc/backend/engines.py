@@ -7,6 +7,7 @@ life, health, watchdog, the checks of requests and schemas, turns, cancelling, t
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -98,7 +99,15 @@ def load(
     :raises SettingError, ModelError: no restart can mend it
     :raises Error: a want of memory, or trouble with a GPU
     """
-    # each engine imports what the other does not need, and may not have installed
-    from llmsvc.backend.llama_cpp_python.engine import Engine
+    # each imports what the other does not need, and may not have installed
+    if settings["ENGINE"] == "native":
+        from llmsvc.backend.native import engine as native
 
-    return Engine(settings, header, progress, gpu_lost)
+        return native.Engine(settings, header, progress, gpu_lost, directory)
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise settings.error(
+            "ENGINE", "llama-cpp-python is not installed", "ENGINE=native, or packaging/install.sh"
+        )
+    from llmsvc.backend.llama_cpp_python import engine
+
+    return engine.Engine(settings, header, progress, gpu_lost)

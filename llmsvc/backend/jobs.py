@@ -31,10 +31,14 @@ class Reply(Protocol):
 class Job:
     """One request. The event loop cancels it; the model's thread counts its tokens and notes its failure."""
 
-    def __init__(self, request_id: str, budget: int | None = None) -> None:
-        """:param budget: tokens that prompt and answer may take together; None for all of the context"""
+    def __init__(self, request_id: str, budget: int | None = None, user: str = "") -> None:
+        """
+        :param budget: tokens that prompt and answer may take together; None for all of the context
+        :param user: whose it is, by a name of the proxy's making; empty where it does not say
+        """
         self.request_id = request_id
         self.budget = budget
+        self.user = user
         self.finishing = False
         """It has had its time: the next token is its last, and the answer ends as at max_tokens."""
         self.prompt_tokens = 0
@@ -102,14 +106,14 @@ class Jobs:
         self._open: dict[str, Job] = {}
         self._finished: collections.OrderedDict[str, Job] = collections.OrderedDict()
 
-    def add(self, request_id: str, budget: int | None = None) -> Job:
-        """A new job; see Job for `budget`.
+    def add(self, request_id: str, budget: int | None = None, user: str = "") -> Job:
+        """A new job; see Job.
 
         :raises ApiError: one of this id is still open
         """
         if request_id in self._open:
             raise ApiError(409, "a request of this id is still running")
-        job = self._open[request_id] = Job(request_id, budget)
+        job = self._open[request_id] = Job(request_id, budget, user)
         return job
 
     def finish(self, job: Job) -> None:

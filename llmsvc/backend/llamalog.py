@@ -61,6 +61,12 @@ class Log:
         lines = [line for line in self._problems if "error loading model: " in line] or list(self._problems)
         return _PREFIX.sub("", lines[0])[:300] if lines else None
 
+    def find(self, words: str) -> str | None:
+        """The first problem that has these words, and all lines after it; None if there is none."""
+        problems = list(self._problems)
+        at = next((at for at, line in enumerate(problems) if words in line), None)
+        return None if at is None else "\n".join(problems[at:])
+
     def memory(self) -> str | None:
         """The line that says that memory was short."""
         return next((line[:300] for line in self._problems if _MEMORY.search(line)), None)

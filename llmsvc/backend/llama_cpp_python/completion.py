@@ -13,11 +13,11 @@ from typing import Any
 
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.llama_cpp_python import logits
-from llmsvc.backend.llama_cpp_python.calls import Call, Syntax
+from llmsvc.backend.llama_cpp_python.calls import Syntax
 from llmsvc.backend.llama_cpp_python.parser import Parser
-from llmsvc.backend.llama_cpp_python.replies import Reply
 from llmsvc.backend.llama_cpp_python.texts import Text
 from llmsvc.backend.logprobs import Entry
+from llmsvc.backend.replies import Call, Reply
 
 SAMPLING = {
     "temperature": "temp",
