@@ -94,7 +94,7 @@ SETTINGS: tuple[Setting, ...] = (
         integer(1, 64),
         "",
         f"With ENGINE=native: requests that are served at once, each with N_CTX tokens of context. Default: "
-        f"{DEFAULT_SLOTS}.",
+        f"{DEFAULT_SLOTS}; one for embeddings.",
     ),
     Setting(
         "GPU",
@@ -260,7 +260,8 @@ class ModelSettings:
     @property
     def slots(self) -> int:
         """Requests that are served at once."""
-        if self["ENGINE"] != "native":
+        # vectors of several inputs in one batch come out wrong (llama.cpp b11549), and are no faster
+        if self["ENGINE"] != "native" or self["EMBEDDING"] or self["RERANK"]:
             return 1
         return int(self["SLOTS"] or DEFAULT_SLOTS)
 

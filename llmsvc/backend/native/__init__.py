@@ -10,7 +10,7 @@ Decided after trying it out (xllamacpp 2026.10.11549 = llama.cpp b11549):
   written anew, from what the checks of all engines have passed.
 - A closed connection is its only way to cancel, and it notices one only as it writes. So every request is a
   stream, with progress of the prompt after each batch, whatever the client asked for (stream.py makes whole
-  answers); and a batch is bounded by the measured speed (engine.py): one that takes 0.5 s at the start of a
+  answers); and a batch is bounded by the measured speed (engine.py): one that takes 0.4 s at the start of a
   context takes about twice as long at its end. That costs a CPU nothing that could be measured, and lets
   answers go on between the batches of another's prompt.
 - Each request is given its slot by us (slots.py), for the server's choice, by likeness of prompts, moves

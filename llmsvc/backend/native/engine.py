@@ -31,11 +31,12 @@ from llmsvc.library import memory, spellings
 from llmsvc.library.gguf import Header
 from llmsvc.library.settings import ModelSettings
 
-MAX_BATCH_SECONDS = 0.5
+MAX_BATCH_SECONDS = 0.4
 """What a full batch may take at the start of a context; at its end it takes about twice as long."""
 SMALLEST_BATCH = 8
 _FREE_SECONDS = 10.0
-_INPUTS_AT_ONCE = 8
+_EMBEDDED_TOKENS = 128
+"""As many are sent to the server at once for embeddings: between two such batches they can be cancelled."""
 
 
 class Engine:
@@ -228,34 +229,39 @@ class Engine:
         async with contextlib.aclosing(self._http.events(task.path, task.body)) as stream:
             async for event in stream:
                 self._moved = time.monotonic()
-                for chunk in answer.feed(event):
-                    if request.stream:
-                        answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
+                if not request.stream:
+                    answer.keep(event)
+                    continue
+                for chunk in answer.chunks(event):
+                    answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
         if request.stream:
             answers.put(events, {"body": b"data: [DONE]"}, job)
         else:
             job.answer = answer.whole()
 
     async def _embed(self, inputs: list[str], request: Request, job: Job) -> None:
-        limit = self._params["n_ubatch"]
-        tokens = []
+        found: list[list[float]] = []
+        some: list[list[int]] = []
         for index, text in enumerate(inputs):
-            # control tokens are text in an input
-            found = await self._tokens(text, special=False)
-            if len(found) > limit:
-                raise too_long(len(found), limit, f"input[{index}]")
-            if not found:
-                raise bad("an input comes to nothing", f"input[{index}]")
-            tokens.append(found)
-        found_vectors: list[list[float]] = []
-        for at in range(0, len(tokens), _INPUTS_AT_ONCE):
-            some = tokens[at : at + _INPUTS_AT_ONCE]
-            answer = await self._http.json("POST", "/v1/embeddings", {"input": some})
-            self._moved = time.monotonic()
-            job.prompt_tokens += sum(map(len, some))
-            data = sorted(answer["data"], key=lambda item: item["index"])
-            found_vectors += [vectors.unit(item["embedding"]) for item in data]
-        job.answer = vectors.answer(found_vectors, self.model.name, as_base64=request.base64)
+            some.append(await self._input(text, f"input[{index}]"))
+            if sum(map(len, some)) >= _EMBEDDED_TOKENS or len(inputs) == index + 1:
+                answer = await self._http.json("POST", "/v1/embeddings", {"input": some})
+                self._moved = time.monotonic()
+                job.prompt_tokens += sum(map(len, some))
+                data = sorted(answer["data"], key=lambda item: item["index"])
+                found += [vectors.unit(item["embedding"]) for item in data]
+                some = []
+        job.answer = vectors.answer(found, self.model.name, as_base64=request.base64)
+
+    async def _input(self, text: str, place: str) -> list[int]:
+        """The tokens of an input for an embedding; control tokens are text in it."""
+        limit = min(self._params["n_ubatch"], self.facts.n_ctx)
+        tokens = await self._tokens(text, special=False)
+        if len(tokens) > limit:
+            raise too_long(len(tokens), limit, place)
+        if not tokens:
+            raise bad("an input comes to nothing", place)
+        return tokens
 
     async def _until_free(self, slot: Slot) -> None:
         """Waits until the server has noticed that a connection is closed: after its next batch or token."""

@@ -9,7 +9,7 @@ from typing import Any
 from llmsvc.library.gguf import Header
 from llmsvc.library.settings import DEFAULT_N_CTX, ModelSettings
 
-CPU_BATCH = 64
+CPU_BATCH = 32
 """Tokens that are read at once on a CPU, where larger batches are no faster; see the package's docstring."""
 _ALL_LAYERS = 9999
 _TRACE, _WARNINGS = 4, 2
@@ -41,7 +41,8 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
     lines = settings.lines
     batch = settings["N_BATCH"] if gpu or "N_BATCH" in lines else CPU_BATCH
     micro = settings["N_UBATCH"]
-    if settings["EMBEDDING"] or settings["RERANK"]:
+    whole = settings["EMBEDDING"] or settings["RERANK"]
+    if whole:
         # an input is read as one batch
         batch, micro = (n_ctx if key not in lines else settings[key] for key in ("N_BATCH", "N_UBATCH"))
     params: dict[str, Any] = {
@@ -60,7 +61,9 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
         "load_mode": _MMAP * settings["USE_MMAP"] + _MLOCK * settings["USE_MLOCK"],
         "numa": int(settings["NUMA"]),
         "no_kv_offload": not settings["OFFLOAD_KQV"],
-        "embedding": settings["EMBEDDING"] or settings["RERANK"],
+        "embedding": whole,
+        # of a prompt whose beginning is held, the vector would be that of its end
+        "cache_prompt": not whole,
         "endpoint_slots": True,
         "endpoint_props": False,
         "fit_params": False,

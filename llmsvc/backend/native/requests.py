@@ -29,7 +29,9 @@ class Task:
     prints: tuple[bytes, ...]
     """See slots.fingerprints()."""
     only: str | None = None
-    """The function that the whole answer calls, of a model that was taught to call none."""
+    """The function whose arguments the whole answer is."""
+    is_call: bool = False
+    """Whether the whole answer is one call, as JSON with `name` and `arguments`."""
     inputs: list[str] | None = None
     """The texts to make embeddings of."""
 
@@ -48,7 +50,8 @@ class Planner:
         :raises ApiError: 400, too long, or not to be held to its form
         """
         if request.inputs is not None:
-            self.check(request.inputs)
+            for text in request.inputs:
+                self.check([text])
             return Task("/v1/embeddings", {}, (), inputs=request.inputs)
         if request.min_tokens:
             raise bad("min_tokens is not supported", "min_tokens", "unsupported_parameter")
@@ -119,22 +122,39 @@ class Planner:
     def _add_tools(self, task: Task, tools: Tools) -> None:
         if not tools.shown:
             return
-        if not self.can_call:
-            # such a model is not even told of them by its template
-            task.only, schema = next(iter(tools.forced.items()))
-            task.body["response_format"] = _form(schema)
+        if self.can_call:
+            task.body["tools"] = self.vocabulary().protect([_grammatical(tool) for tool in tools.shown])
+            task.body["parallel_tool_calls"] = tools.most > 1
+        if not tools.forced:
             return
-        shown = [tool for tool in tools.shown if not tools.forced or tool["function"]["name"] in tools.forced]
-        task.body["tools"] = self.vocabulary().protect([_grammatical(tool) for tool in shown])
-        task.body["tool_choice"] = "required" if tools.forced else "auto"
-        task.body["parallel_tool_calls"] = tools.most > 1
+        # llama.cpp's "required" is not kept to under every template; a schema is
+        task.body["tool_choice"] = "none"
+        if len(tools.forced) == 1:
+            task.only, schema = next(iter(tools.forced.items()))
+        else:
+            task.is_call, schema = True, _schema_of_call(tools.forced)
+        task.body["response_format"] = _form(schema)
 
 
+_ANY_OBJECT = {"type": "object", "properties": {}, "additionalProperties": True}
 _NOT_SAMPLING = {"messages", "model", "prompt", "input"}
 
 
 def _form(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+def _schema_of_call(functions: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The schema of a call of one of some functions."""
+    choices: list[dict[str, Any]] = []
+    tables: dict[str, dict[str, Any]] = {"$defs": {}, "definitions": {}}
+    for name, schema in functions.items():
+        arguments = dict(schema)
+        for table, parts in tables.items():
+            parts.update(arguments.pop(table, {}))
+        properties = {"name": {"const": name}, "arguments": arguments}
+        choices.append({"type": "object", "properties": properties, "required": list(properties)})
+    return {**{table: parts for table, parts in tables.items() if parts}, "anyOf": choices}
 
 
 def _grammatical(tool: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +169,7 @@ def _grammatical(tool: dict[str, Any]) -> dict[str, Any]:
         told = (
             f"{function['description']}\nJSON schema of its parameters: {json.dumps(function['parameters'])}"
         )
-        return {**tool, "function": {**function, "description": told, "parameters": {"type": "object"}}}
+        return {**tool, "function": {**function, "description": told, "parameters": _ANY_OBJECT}}
     return tool
 
 
@@ -167,4 +187,6 @@ def _parsed(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dumped(arguments: object) -> str:
-    return json.dumps(arguments, ensure_ascii=False)
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    # half a character in an escape is no text that can be sent
+    return text.encode("utf-8", "replace").decode()

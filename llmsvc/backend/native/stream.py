@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +16,39 @@ from llmsvc.backend.replies import Call, Reply
 
 _FINISHES = {"limit": "length", "eos": "stop", "word": "stop"}
 """How /infill, which has no shape of OpenAI's, says why it ended."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A piece of text, with its tokens where logprobs are wanted."""
+
+    text: str
+    entries: list[Entry]
+
+
+@dataclasses.dataclass(frozen=True)
+class Thought:
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A function call, or the next piece of one, in OpenAI's shape."""
+
+    index: int
+    call: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """Why the answer is over."""
+
+    finish: str
+
+
+Piece = Text | Thought | Part | End
 
 
 class Answer:
@@ -29,87 +64,107 @@ class Answer:
         )
         self._request = request
         self._only = task.only
+        self._is_call = task.is_call
+        self._call_text = ""
         self._job = job
         self._begun = False
-        self._finish = ""
-        self._entries: list[Entry] = []
-        self._pending: list[Entry] = []
-        self._texts: list[str] = []
-        self._thoughts: list[str] = []
-        self._calls: dict[int, Call] = {}
+        self._called = False
+        self._ended = False
+        self._held: list[Entry] = []
+        """Of tokens whose text is still to come."""
+        self._pieces: list[Piece] = []
 
-    def feed(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What the client of a stream gets for an event."""
-        self._count(event)
-        if "prompt_progress" in event:
-            return
-        if "choices" not in event:
-            event = {"choices": [_of_infill(event)]}
-        for choice in event["choices"]:
+    def chunks(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """What the client of a stream gets for an event of the server's."""
+        for piece in self._read(event):
             if not self._begun:
                 self._begun = True
                 yield from self.reply.begin()
-                if self._request.echo:
-                    yield self._content(self._request.prompt)
-            yield from self._pieces(choice)
+            if isinstance(piece, Text):
+                yield self.reply.content(piece.text, piece.entries)
+            elif isinstance(piece, Thought):
+                yield self.reply.reasoning(piece.text)
+            elif isinstance(piece, Part):
+                yield self.reply.part_of_call(piece.index, piece.call)
+            else:
+                yield self.reply.end(piece.finish)
+
+    def keep(self, event: dict[str, Any]) -> None:
+        """Keeps what an event of the server's says, for whole()."""
+        self._pieces += self._read(event)
 
     def whole(self) -> dict[str, Any]:
         """The answer in one piece, after all events; its usage is still to be added."""
-        calls = [self._calls[index] for index in sorted(self._calls)]
-        text, thoughts = "".join(self._texts), "".join(self._thoughts)
-        return self.reply.whole(text, calls, self._entries, self._finish, thoughts)
-
-    def _pieces(self, choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        delta = choice.get("delta") or {"content": choice.get("text")}
-        self._pending += self._scored(choice.get("logprobs"))
-        if thought := delta.get("reasoning_content"):
-            self._thoughts.append(thought)
-            yield self.reply.reasoning(thought)
-        if text := delta.get("content"):
-            yield self._argument(text) if self._only else self._content(text)
-        for part in delta.get("tool_calls") or []:
-            yield self._part(part)
-        if finish := choice.get("finish_reason"):
-            if self._pending:
-                yield self._content("")
-            yield self._end(finish)
-
-    def _content(self, text: str) -> dict[str, Any]:
-        self._texts.append(text)
-        entries, self._pending = self._pending, []
-        self._entries += entries
-        return self.reply.content(text, entries)
-
-    def _argument(self, text: str) -> dict[str, Any]:
-        """The next piece of the arguments of the one call that the whole answer is."""
-        assert self._only is not None
-        first = not self._calls
-        if first:
-            self._calls[0] = self.reply.identified(Call(self._only, ""))
-        call = self._calls[0]
-        self._calls[0] = Call(call.name, call.arguments + text, call.id)
-        named = {"id": call.id, "type": "function"} if first else {}
-        name = {"name": call.name} if first else {}
-        return self.reply.part_of_call(0, {**named, "function": {**name, "arguments": text}})
-
-    def _part(self, part: dict[str, Any]) -> dict[str, Any]:
-        index, function = int(part.get("index", 0)), part.get("function") or {}
-        known = self._calls.get(index, Call("", "", None))
-        self._calls[index] = Call(
-            known.name + (function.get("name") or ""),
-            known.arguments + (function.get("arguments") or ""),
-            known.id or part.get("id"),
+        texts = [piece for piece in self._pieces if isinstance(piece, Text)]
+        thoughts = [piece.text for piece in self._pieces if isinstance(piece, Thought)]
+        calls: dict[int, Call] = {}
+        for piece in self._pieces:
+            if isinstance(piece, Part):
+                known, function = calls.get(piece.index, Call("", "")), piece.call.get("function") or {}
+                calls[piece.index] = Call(
+                    known.name + (function.get("name") or ""),
+                    known.arguments + (function.get("arguments") or ""),
+                    known.id or piece.call.get("id"),
+                )
+        finish = next((piece.finish for piece in self._pieces if isinstance(piece, End)), "stop")
+        return self.reply.whole(
+            "".join(piece.text for piece in texts),
+            # one that is cut off is of no use
+            [
+                calls[index]
+                for index in sorted(calls)
+                if finish != "length" or _is_json(calls[index].arguments)
+            ],
+            [entry for piece in texts for entry in piece.entries],
+            finish,
+            "".join(thoughts),
         )
-        return self.reply.part_of_call(index, {key: part[key] for key in part if key != "index"})
 
-    def _end(self, finish: str) -> dict[str, Any]:
-        if self._only and self._calls and finish == "stop":
-            finish = "tool_calls"
+    def _read(self, event: dict[str, Any]) -> Iterator[Piece]:
+        self._count(event)
+        if "prompt_progress" in event:
+            return
+        for choice in event["choices"] if "choices" in event else [_of_infill(event)]:
+            delta = choice.get("delta") or {"content": choice.get("text")}
+            if self._request.echo and not self._begun and not self._pieces:
+                yield Text(self._request.prompt, [])
+            self._held += self._scored(choice.get("logprobs"))
+            if thought := delta.get("reasoning_content"):
+                yield Thought(thought)
+            if text := delta.get("content"):
+                if self._is_call:
+                    self._call_text += text
+                else:
+                    yield self._text(text)
+            for part in delta.get("tool_calls") or []:
+                yield Part(int(part["index"]), {key: value for key, value in part.items() if key != "index"})
+            if finish := choice.get("finish_reason"):
+                if self._held:
+                    yield self._text("")
+                if self._is_call and finish != "length":
+                    call = json.loads(self._call_text)
+                    self._only = call["name"]
+                    yield self._text(json.dumps(call["arguments"], ensure_ascii=False))
+                yield self._end(finish)
+
+    def _text(self, text: str) -> Piece:
+        if self._only is None:
+            entries, self._held = self._held, []
+            return Text(text, entries)
+        # the whole answer is the arguments of the one call
+        if self._called:
+            return Part(0, {"function": {"arguments": text}})
+        self._called = True
+        call = self.reply.identified(Call(self._only, text))
+        function = {"name": call.name, "arguments": call.arguments}
+        return Part(0, {"id": call.id, "type": "function", "function": function})
+
+    def _end(self, finish: str) -> End:
+        self._ended = True
         if finish != "length" and not self._request.stops:
             # llama.cpp counts the token that ends an answer
             self._job.completion_tokens = max(self._job.completion_tokens - 1, 0)
-        self._finish = finish
-        return self.reply.end(finish)
+        return End("tool_calls" if self._called and finish == "stop" else finish)
 
     def _count(self, event: dict[str, Any]) -> None:
         job = self._job
@@ -117,7 +172,7 @@ class Answer:
             job.prompt_tokens = progress["total"]
             return
         timings = event.get("timings")
-        if not timings or self._finish:
+        if not timings or self._ended:
             return
         job.prompt_tokens = timings["cache_n"] + timings["prompt_n"]
         if timings["predicted_n"] > job.completion_tokens:
@@ -137,6 +192,14 @@ class Answer:
             )
             for item in logprobs["content"]
         ]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _of_infill(event: dict[str, Any]) -> dict[str, Any]:
