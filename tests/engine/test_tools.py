@@ -93,10 +93,11 @@ def check_stream(backend, whole, **fields):
     assert len({call["id"] for call in calls.values()}) == len(wanted)
 
 
-def test_a_model_that_chooses_to_call_does(caller):
+def test_a_model_that_chooses_to_call_does(caller, engine):
     whole = ask(caller).json()
     choice = whole["choices"][0]
-    assert choice["finish_reason"] == "tool_calls", choice
+    # llama.cpp's server lets a model go on after the calls of some syntaxes
+    assert choice["finish_reason"] in ("tool_calls", "length" if engine == "native" else ""), choice
     assert choice["message"]["content"] is None
     (call,) = choice["message"]["tool_calls"]
     assert call["type"] == "function" and call["id"]
