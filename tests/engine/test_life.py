@@ -15,6 +15,7 @@ import time
 import pytest
 
 VERSIONS = {"llama-cpp-python": "0.3.36", "native": "2026.10.11549"}
+SLOTS = {"llama-cpp-python": 1, "native": 4}
 SMOLLM2 = "MODEL={models}/smollm2.gguf\nN_THREADS=1\n"
 
 
@@ -296,7 +297,8 @@ def test_health_answers_while_the_model_generates(smollm2, engine):
     assert speed is None or 1 < speed < 10000
     assert {**idle, "busy_since": 0, "load_seconds": 0} == {
         "status": "ok", "model": "smollm2", "model_file": "smollm2.gguf", "engine": engine,
-        "engine_version": VERSIONS[engine], "slots": 1 if engine == "llama-cpp-python" else 4, "n_ctx": 4096, "n_ctx_train": 8192, "device": "cpu",
+        "engine_version": VERSIONS[engine], "slots": SLOTS[engine], "n_ctx": 4096, "n_ctx_train": 8192,
+        "device": "cpu",
         "n_gpu_layers": 0, "n_layers": 30, "busy_since": 0, "load_seconds": 0, "embedding": False,
     }  # fmt: skip
     body = {"prompt": "word " * 400, "max_tokens": 1}

@@ -7,11 +7,11 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from llmsvc.backend import answers, vectors
+from llmsvc.backend import answers, budget, vectors
 from llmsvc.backend.answers import Events
 from llmsvc.backend.bodies import Model, Request, chat, embedding
 from llmsvc.backend.engines import Facts
@@ -194,22 +194,24 @@ class Engine:
         task: Task = job.task
         slot, keep = self._slots.take(job.user, task.prints)
         self._running.add(job)
+        ended = False
         try:
             if task.inputs is not None:
-                await self._until_unwanted(job, self._embed(task.inputs, request, job))
+                work = self._embed(task.inputs, request, job)
             else:
                 task.body |= {"id_slot": slot.number, "cache_prompt": keep}
-                await self._until_unwanted(job, self._answer(task, request, job, events))
+                work = self._answer(task, request, job, events)
+            ended = await self._until_unwanted(job, work)
         except RefusedError as error:
             raise explained(error, self.facts.n_ctx, chat=request.messages is not None) from None
         finally:
             self._running.discard(job)
-            if job.cancelled and task.inputs is None:
+            if not ended and task.inputs is None:
                 await self._until_free(slot)
             self._slots.give(slot)
             self._speed = job.speed() or self._speed
 
-    async def _until_unwanted(self, job: Job, work: Any) -> None:
+    async def _until_unwanted(self, job: Job, work: Coroutine[Any, Any, bool]) -> bool:
         working = asyncio.ensure_future(work)
         unwanted = asyncio.ensure_future(job.unwanted.wait())
         try:
@@ -221,30 +223,41 @@ class Engine:
                 with contextlib.suppress(asyncio.CancelledError):
                     await working
         job.check()
-        working.result()
+        return working.result()
 
-    async def _answer(self, task: Task, request: Request, job: Job, events: Events) -> None:
+    async def _answer(self, task: Task, request: Request, job: Job, events: Events) -> bool:
+        """Whether the server came to its end; else it is still to notice that nobody listens."""
         answer = Answer(request, task, job, self.model.name)
         job.reply = answer.reply
+        ended = True
         async with contextlib.aclosing(self._http.events(task.path, task.body)) as stream:
             async for event in stream:
                 self._moved = time.monotonic()
-                if not request.stream:
-                    answer.keep(event)
-                    continue
-                for chunk in answer.chunks(event):
+                for chunk in answer.feed(event):
                     answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
+                if not job.completion_tokens:
+                    budget.refuse_prompt(job, job.prompt_tokens, answers=True)
+                elif not answer.ended and (job.finishing or answer.used_up):
+                    ended = False
+                    break
+        for chunk in answer.finish():
+            answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
         if request.stream:
             answers.put(events, {"body": b"data: [DONE]"}, job)
         else:
             job.answer = answer.whole()
+        return ended
 
-    async def _embed(self, inputs: list[str], request: Request, job: Job) -> None:
+    async def _embed(self, inputs: list[str], request: Request, job: Job) -> bool:
+        places = [f"input[{index}]" for index in range(len(inputs))]
+        if job.budget is not None:
+            counts = [len(await self._input(text, place)) for text, place in zip(inputs, places, strict=True)]
+            budget.refuse_prompt(job, sum(counts), answers=False)
         found: list[list[float]] = []
         some: list[list[int]] = []
-        for index, text in enumerate(inputs):
-            some.append(await self._input(text, f"input[{index}]"))
-            if sum(map(len, some)) >= _EMBEDDED_TOKENS or len(inputs) == index + 1:
+        for text, place in zip(inputs, places, strict=True):
+            some.append(await self._input(text, place))
+            if sum(map(len, some)) >= _EMBEDDED_TOKENS or place == places[-1]:
                 answer = await self._http.json("POST", "/v1/embeddings", {"input": some})
                 self._moved = time.monotonic()
                 job.prompt_tokens += sum(map(len, some))
@@ -252,6 +265,7 @@ class Engine:
                 found += [vectors.unit(item["embedding"]) for item in data]
                 some = []
         job.answer = vectors.answer(found, self.model.name, as_base64=request.base64)
+        return True
 
     async def _input(self, text: str, place: str) -> list[int]:
         """The tokens of an input for an embedding; control tokens are text in it."""

@@ -34,6 +34,9 @@ class Task:
     """Whether the whole answer is one call, as JSON with `name` and `arguments`."""
     inputs: list[str] | None = None
     """The texts to make embeddings of."""
+    prompt_tokens: int | None = None
+    """Known only as the server reads them: see budget.check()."""
+    answers: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,14 +69,31 @@ class Answer:
         self._job = job
         self._begun = False
         self._called = False
-        self._ended = False
+        self.ended = False
+        """Whether the server has said why the answer is over."""
         self._held: list[Entry] = []
         """Of tokens whose text is still to come."""
         self._pieces: list[Piece] = []
 
-    def chunks(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What the client of a stream gets for an event of the server's."""
-        for piece in self._read(event):
+    @property
+    def used_up(self) -> bool:
+        """Whether its tokens are as many as the job may have."""
+        job = self._job
+        return job.budget is not None and job.prompt_tokens + job.completion_tokens >= job.budget
+
+    def feed(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Takes an event of the server's; yields what the client of a stream gets for it."""
+        return self._chunks(self._read(event))
+
+    def finish(self) -> Iterator[dict[str, Any]]:
+        """What is left to say at the end; where the server has said none, it ends as at max_tokens."""
+        return self._chunks(iter(()) if self.ended else iter((End("length"),)))
+
+    def _chunks(self, pieces: Iterator[Piece]) -> Iterator[dict[str, Any]]:
+        for piece in pieces:
+            if not self._request.stream:
+                self._pieces.append(piece)
+                continue
             if not self._begun:
                 self._begun = True
                 yield from self.reply.begin()
@@ -88,10 +105,6 @@ class Answer:
                 yield self.reply.part_of_call(piece.index, piece.call)
             else:
                 yield self.reply.end(piece.finish)
-
-    def keep(self, event: dict[str, Any]) -> None:
-        """Keeps what an event of the server's says, for whole()."""
-        self._pieces += self._read(event)
 
     def whole(self) -> dict[str, Any]:
         """The answer in one piece, after all events; its usage is still to be added."""
@@ -160,7 +173,7 @@ class Answer:
         return Part(0, {"id": call.id, "type": "function", "function": function})
 
     def _end(self, finish: str) -> End:
-        self._ended = True
+        self.ended = True
         if finish != "length" and not self._request.stops:
             # llama.cpp counts the token that ends an answer
             self._job.completion_tokens = max(self._job.completion_tokens - 1, 0)
@@ -172,7 +185,7 @@ class Answer:
             job.prompt_tokens = progress["total"]
             return
         timings = event.get("timings")
-        if not timings or self._ended:
+        if not timings or self.ended:
             return
         job.prompt_tokens = timings["cache_n"] + timings["prompt_n"]
         if timings["predicted_n"] > job.completion_tokens:
