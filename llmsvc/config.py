@@ -29,6 +29,9 @@ SECRETS = {
 }
 """Keys that must not stand in an env file, and the credential that holds them instead."""
 
+ENGINES = ("llama-cpp-python", "native")
+"""What can run a model."""
+
 CONFIG: tuple[env.Setting, ...] = (
     env.Setting(
         "LLAMA_PROXY_HOST",
@@ -199,6 +202,12 @@ CONFIG: tuple[env.Setting, ...] = (
         "seconds",
     ),
     env.Setting(
+        "LLAMA_ENGINE",
+        env.choice(*ENGINES),
+        "llama-cpp-python",
+        "What runs a model whose file in models.d does not say ENGINE.",
+    ),
+    env.Setting(
         "LLAMA_PROXY_OTHER_MODEL",
         env.choice("refuse", "serve"),
         "refuse",
@@ -302,6 +311,7 @@ class Config:
     llama_proxy_max_tokens: int
     llama_proxy_max_tokens_limit: int
     llama_proxy_max_seconds: int
+    llama_engine: str
     llama_proxy_other_model: str
     llama_proxy_autoswitch: bool
     llama_proxy_switch_seconds: int

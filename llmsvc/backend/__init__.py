@@ -1,6 +1,6 @@
 """The process inside llama-server@NAME: one model, answering OpenAI's API on a unix socket.
 
-main.py starts it: environment.py, loading.py, engine.py, server.py. A request's way: adapter.py → bodies.py
-(with messages.py, tools.py, schemas.py) → planning.py (templates.py, grammars.py) → its turn →
-llama_cpp.server's app → completion.py (texts.py, parser.py, replies.py) or embeddings.py → answers.py.
+main.py starts it: environment.py, loading.py, an engine (engines.py), server.py. A request's way:
+adapter.py → bodies.py (with messages.py, tools.py, schemas.py) → its turn → the engine → answers.py.
+Each engine is a package: llama_cpp_python/ (the default), native/.
 """

@@ -1,14 +1,15 @@
-"""The ASGI application on the backend's socket: makes llama_cpp.server's app keep the backend contract.
+"""The ASGI application on the backend's socket: makes an engine keep the backend contract.
 
-It answers by itself what must not wait for the model. A request for the model gets a Job, waits for the slot,
-and goes to llama_cpp.server's app with a body of our own making; what the app sends passes a queue, so that a
-client that reads slowly never holds the model.
+It answers by itself what must not wait for the model. A request for the model gets a Job, waits for a slot
+and goes to the engine; what the engine sends passes a queue, so that a client that reads slowly never holds
+the model.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import re
 import traceback
@@ -17,11 +18,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from llmsvc.backend import answers, bodies, bounded, budget
-from llmsvc.backend.answers import Message, Receive, Scope, Send
+from llmsvc.backend.answers import Events, Message, Receive, Scope, Send
 from llmsvc.backend.bodies import Request
-from llmsvc.backend.completion import Task
-from llmsvc.backend.embeddings import Inputs
-from llmsvc.backend.engine import Engine
+from llmsvc.backend.engines import Engine
 from llmsvc.backend.jobs import Job, Jobs
 from llmsvc.backend.problem import ApiError, bad
 
@@ -29,8 +28,6 @@ log = logging.getLogger(__name__)
 
 PREPARE_SECONDS = 20.0
 """A request whose prompt is not made after so long is refused."""
-MAX_UNREAD_EVENTS = 20_000
-"""Events of a stream that may wait for a client that does not read."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
 _CANCELLED = {
@@ -39,8 +36,6 @@ _CANCELLED = {
     "slow": (499, "the client did not read its answer", "request_cancelled"),
     "stopping": (503, "the model is being stopped", "model_stopping"),
 }
-Events = asyncio.Queue[Message | ApiError | None]
-"""What the app sends, and at its end None or what went wrong."""
 
 
 class Adapter:
@@ -51,7 +46,7 @@ class Adapter:
         self._engine = engine
         self._load_seconds = round(load_seconds, 3)
         self._max_body_bytes = max_body_bytes
-        self._slot = asyncio.Lock()
+        self._slots = asyncio.Semaphore(engine.slots)
         self._model_routes: dict[str, Callable[[dict[str, Any], bodies.Model], Request]] = {
             "/v1/chat/completions": bodies.chat,
             "/v1/completions": bodies.completion,
@@ -102,7 +97,8 @@ class Adapter:
         elif path in self._model_routes:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
             request = self._model_routes[path](body, self._engine.model)
-            job = self.jobs.add(request_id, budget.of(_header(scope, b"x-token-budget")))
+            limit = budget.of(_header(scope, b"x-token-budget"))
+            job = self.jobs.add(request_id, limit, _header(scope, b"x-user"))
             await self._generate(request, job, receive, send)
         elif path in self._extras:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
@@ -116,15 +112,9 @@ class Adapter:
         return {
             "status": "ok",
             "model": engine.model.name,
-            "model_file": engine.model_file,
-            "engine": "llama-cpp-python",
-            "engine_version": engine.version,
-            "slots": 1,
-            "n_ctx": engine.n_ctx,
-            "n_ctx_train": engine.n_ctx_train,
-            "device": engine.device,
-            "n_gpu_layers": engine.n_gpu_layers,
-            "n_layers": engine.n_layers,
+            "model_file": engine.model.file,
+            **dataclasses.asdict(engine.facts),
+            "slots": engine.slots,
             "busy_since": self.jobs.busy_since(),
             "tokens_per_second": engine.tokens_per_second,
             "load_seconds": self._load_seconds,
@@ -146,14 +136,14 @@ class Adapter:
         return job
 
     async def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
-        return {"tokens": await asyncio.to_thread(self._engine.tokenize, bodies.text(body))}
+        return {"tokens": await self._engine.tokenize(bodies.text(body))}
 
     async def _count(self, body: dict[str, Any]) -> dict[str, Any]:
-        return {"count": len(await asyncio.to_thread(self._engine.tokenize, bodies.text(body)))}
+        return {"count": len(await self._engine.tokenize(bodies.text(body)))}
 
     async def _detokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         tokens = bodies.tokens(body, self._engine.model)
-        return {"text": await asyncio.to_thread(self._engine.detokenize, tokens)}
+        return {"text": await self._engine.detokenize(tokens)}
 
     async def _generate(self, request: Request, job: Job, receive: Receive, send: Send) -> None:
         events: Events = asyncio.Queue()
@@ -177,14 +167,8 @@ class Adapter:
             job.task = await self._prepared(request, job)
             budget.check(job)
             async with self._turn(job):
-                self._engine.begin(job)
-                try:
-                    await self._engine.app(*_call(request, job, events))
-                finally:
-                    self._engine.end(job)
-                if job.failure:
-                    problem = self._explain(job, job.failure)
-        except Exception as error:  # whatever the app raises, its client gets an answer and others the slot
+                await self._engine.run(request, job, events)
+        except Exception as error:  # whatever it raises, its client gets an answer and others the slot
             problem = self._explain(job, job.failure or error)
         finally:
             if problem:
@@ -195,7 +179,7 @@ class Adapter:
     @contextlib.asynccontextmanager
     async def _turn(self, job: Job) -> AsyncIterator[None]:
         """Waits for the model, as long as the job is wanted."""
-        turn = asyncio.ensure_future(self._slot.acquire())
+        turn = asyncio.ensure_future(self._slots.acquire())
         unwanted = asyncio.ensure_future(job.unwanted.wait())
         await asyncio.wait({turn, unwanted}, return_when=asyncio.FIRST_COMPLETED)
         unwanted.cancel()
@@ -206,9 +190,9 @@ class Adapter:
             job.check()
             yield
         finally:
-            self._slot.release()
+            self._slots.release()
 
-    async def _prepared(self, request: Request, job: Job) -> Task | Inputs:
+    async def _prepared(self, request: Request, job: Job) -> object:
         """What takes time and needs the model's vocabulary and template, but not its turn.
 
         :raises ApiError: 400, what the model cannot serve as it is
@@ -236,51 +220,18 @@ def _unexpected(request_id: str, failure: BaseException) -> ApiError:
     return ApiError(500, "the model failed on this request")
 
 
-def _call(request: Request, job: Job, events: Events) -> tuple[Scope, Receive, Send]:
-    """What the app is called with: a scope and a body of our own; it never sees the client leave."""
-    raw = answers.encode(request.body)
-    given = False
-
-    async def receive() -> Message:
-        nonlocal given
-        if given:
-            await asyncio.Event().wait()
-        given = True
-        return {"type": "http.request", "body": raw, "more_body": False}
-
-    async def send(message: Message) -> None:
-        events.put_nowait(message)
-        if events.qsize() > MAX_UNREAD_EVENTS:
-            job.cancel("slow")
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": request.path,
-        "raw_path": request.path.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(raw))],
-        "client": None,
-        "server": None,
-        "state": {},
-    }
-    return scope, receive, send
-
-
 async def _cancel_when_left(receive: Receive, job: Job) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     job.cancel("left")
 
 
-def _header(scope: Scope, wanted: bytes) -> str:
-    return next((value for name, value in scope["headers"] if name == wanted), b"").decode("latin-1")
-
-
 def _request_id(scope: Scope) -> str:
     given = _header(scope, b"x-request-id")
     return given if _REQUEST_ID.match(given) else str(uuid.uuid4())
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    """A header's value; empty where there is none."""
+    found: bytes = next((value for name, value in scope["headers"] if name == wanted), b"")
+    return found.decode("latin-1")

@@ -15,7 +15,20 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+Events = asyncio.Queue[Message | ApiError | None]
+"""What an engine sends: messages of ASGI with whole events of a stream, and at the end None or what went
+wrong."""
+MAX_UNREAD_EVENTS = 20_000
+"""Events of a stream that may wait for a client that does not read."""
+
 _DONE = b"data: [DONE]"
+
+
+def put(events: Events, message: Message, job: Job) -> None:
+    """Adds a message; a client that is too far behind loses its request."""
+    events.put_nowait(message)
+    if events.qsize() > MAX_UNREAD_EVENTS:
+        job.cancel("slow")
 
 
 def encode(value: object) -> bytes:
@@ -54,7 +67,7 @@ async def send_json(send: Send, status: int, value: object, request_id: str) -> 
     await send({"type": "http.response.body", "body": data})
 
 
-async def whole(send: Send, events: asyncio.Queue[Message | ApiError | None], job: Job) -> None:
+async def whole(send: Send, events: Events, job: Job) -> None:
     """Sends the answer in one piece, once the app is done.
 
     :raises ApiError: the app failed
@@ -68,7 +81,7 @@ async def whole(send: Send, events: asyncio.Queue[Message | ApiError | None], jo
     await send_json(send, 200, {**job.answer, "usage": job.usage()}, job.request_id)
 
 
-async def stream(send: Send, events: asyncio.Queue[Message | ApiError | None], job: Job) -> None:
+async def stream(send: Send, events: Events, job: Job) -> None:
     """Sends the app's events as they come, the usage before `[DONE]`, or an error event at the end.
 
     :raises ApiError: the app failed before its first event

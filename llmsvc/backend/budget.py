@@ -5,7 +5,6 @@ Only here are a prompt's tokens known before they are spent, so that no limit is
 
 from __future__ import annotations
 
-from llmsvc.backend.completion import Task
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.problem import ApiError
 
@@ -18,15 +17,20 @@ def of(header: str) -> int | None:
 def check(job: Job) -> None:
     """Refuses a job whose prompt leaves no token of its budget for an answer.
 
+    An engine that learns a prompt's tokens only as it reads them calls refuse_prompt() by then.
+
     :raises ApiError: 429 `token_budget_exceeded`, with the prompt's tokens in the usage beside it
     """
-    if job.budget is None or job.task is None:
-        return
-    if isinstance(job.task, Task):
-        needed, prompt = len(job.task.prompt) + 1, len(job.task.prompt)
-    else:
-        needed = prompt = job.task.tokens
-    if needed > job.budget:
+    if job.task is not None and job.task.prompt_tokens is not None:
+        refuse_prompt(job, job.task.prompt_tokens, answers=job.task.answers)
+
+
+def refuse_prompt(job: Job, prompt: int, *, answers: bool) -> None:
+    """See check().
+
+    :param answers: whether the job is to make a token too
+    """
+    if job.budget is not None and prompt + answers > job.budget:
         job.prompt_tokens = prompt
         message = f"the prompt has {prompt} tokens, and the request may take {job.budget}"
         raise ApiError(429, message, code="token_budget_exceeded")

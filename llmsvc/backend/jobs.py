@@ -7,14 +7,9 @@ import collections
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from llmsvc.backend.problem import ApiError
-
-if TYPE_CHECKING:
-    from llmsvc.backend.completion import Task
-    from llmsvc.backend.embeddings import Inputs
-    from llmsvc.backend.replies import Reply
 
 _TELLING_TOKENS = 4
 
@@ -26,20 +21,31 @@ class JobCancelledError(Exception):
     """Raised inside the model's thread when its request is no longer wanted."""
 
 
+class Reply(Protocol):
+    """What makes the objects of one answer."""
+
+    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
+        """The chunk that OpenAI sends for stream_options.include_usage."""
+
+
 class Job:
     """One request. The event loop cancels it; the model's thread counts its tokens and notes its failure."""
 
-    def __init__(self, request_id: str, budget: int | None = None) -> None:
-        """:param budget: tokens that prompt and answer may take together; None for all of the context"""
+    def __init__(self, request_id: str, budget: int | None = None, user: str = "") -> None:
+        """
+        :param budget: tokens that prompt and answer may take together; None for all of the context
+        :param user: whose it is, by a name of the proxy's making; empty where it does not say
+        """
         self.request_id = request_id
         self.budget = budget
+        self.user = user
         self.finishing = False
         """It has had its time: the next token is its last, and the answer ends as at max_tokens."""
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.cancelled: str | None = None
         """Why it was cancelled: `left`, `cancel`, `stopping` or `slow`."""
-        self.task: Task | Inputs | None = None
+        self.task: Any = None
         """What the model is to do, once that is known."""
         self.reply: Reply | None = None
         """What makes the answer's chunks, once the model is at work on it."""
@@ -100,14 +106,14 @@ class Jobs:
         self._open: dict[str, Job] = {}
         self._finished: collections.OrderedDict[str, Job] = collections.OrderedDict()
 
-    def add(self, request_id: str, budget: int | None = None) -> Job:
-        """A new job; see Job for `budget`.
+    def add(self, request_id: str, budget: int | None = None, user: str = "") -> Job:
+        """A new job; see Job.
 
         :raises ApiError: one of this id is still open
         """
         if request_id in self._open:
             raise ApiError(409, "a request of this id is still running")
-        job = self._open[request_id] = Job(request_id, budget)
+        job = self._open[request_id] = Job(request_id, budget, user)
         return job
 
     def finish(self, job: Job) -> None:

@@ -7,15 +7,17 @@ a GPU is lost is still seen.
 from __future__ import annotations
 
 import collections
-import ctypes
-import importlib
 import logging
 import re
 from collections.abc import Callable
 
+from llmsvc.errors import Error, ModelError, SettingError
+from llmsvc.library.settings import ModelSettings
+
 log = logging.getLogger(__name__)
 
-_LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONT = 3, 4, 5  # enum ggml_log_level, ggml.h
+WARN, ERROR, CONTINUED = 3, 4, 5
+"""Levels of a line: enum ggml_log_level, ggml.h."""
 _DEVICE = re.compile(r"using device (\w+) \((.*?)\)")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _MEMORY = re.compile(
@@ -26,9 +28,6 @@ _LOST = re.compile(r"\b(cuda|rocm|hip|musa|sycl) error\b|device ?lost", re.I)
 _GPU = re.compile(r"\b(cuda|hip|rocm|vulkan|ggml_cuda|ggml_vk|gpu)\w*\b.*(error|fail)", re.I)
 _PREFIX = re.compile(r"^(\w+: )*(error loading model: |failed to )?")
 
-_FOREVER: list[object] = []
-"""Callbacks: llama.cpp calls them also while it frees a model, at the very end of the process."""
-
 
 class Log:
     """What llama.cpp said since the last start().
@@ -37,7 +36,6 @@ class Log:
     """
 
     def __init__(self, lost: Callable[[str], None]) -> None:
-        llama_cpp = importlib.import_module("llama_cpp")
         self.devices: list[str] = []
         self.offloaded: tuple[int, int] | None = None
         """Layers on the GPU, and layers in all, as llama.cpp counts them."""
@@ -48,9 +46,6 @@ class Log:
         self._line = ""
         self._level = 0
         self._open = False
-        callback = llama_cpp.llama_log_callback(self._receive)
-        llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-        _FOREVER.append(callback)
 
     def start(self) -> None:
         """Begins to keep what is said."""
@@ -66,6 +61,12 @@ class Log:
         lines = [line for line in self._problems if "error loading model: " in line] or list(self._problems)
         return _PREFIX.sub("", lines[0])[:300] if lines else None
 
+    def find(self, words: str) -> str | None:
+        """The first problem that has these words, and all lines after it; None if there is none."""
+        problems = list(self._problems)
+        at = next((at for at, line in enumerate(problems) if words in line), None)
+        return None if at is None else "\n".join(problems[at:])
+
     def memory(self) -> str | None:
         """The line that says that memory was short."""
         return next((line[:300] for line in self._problems if _MEMORY.search(line)), None)
@@ -74,21 +75,53 @@ class Log:
         """The line in which a GPU's driver complains."""
         return next((line[:300] for line in self._problems if _GPU.search(line)), None)
 
-    def _receive(self, level: int, text: bytes, _data: object) -> None:
+    def check_gpu(self, settings: ModelSettings, n_gpu_layers: int) -> None:
+        """Whether the GPUs are used as the settings want it.
+
+        :param n_gpu_layers: layers that are on a GPU
+        :raises Error: REQUIRE_GPU, and none is
+        :raises SettingError: a GPU by a name that its driver does not know
+        """
+        if settings["REQUIRE_GPU"] and not n_gpu_layers:
+            words = self.gpu() or "llama.cpp found none"
+            self._tell_lost(words)
+            raise Error(f"no layer got onto a GPU: {words}")
+        if "-" in settings["GPU"] and any(device.startswith("Vulkan") for device in self.devices):
+            raise settings.error("GPU", "Vulkan knows GPUs by their numbers only")
+
+    def load_error(self, settings: ModelSettings, said: str) -> Error:
+        """What a failure to load comes down to.
+
+        :param said: what else is known of it
+        """
+        if memory := self.memory():
+            return Error(f"not enough memory: {memory}")
+        if gpu := self.gpu():
+            self._tell_lost(gpu)
+            return Error(f"the GPU fails: {gpu}")
+        reason = self.reason() or said
+        if "llama_context" in said:
+            return SettingError(f"llama.cpp refuses these settings: {reason}", file=settings.file)
+        if "LoRA" in said:
+            return settings.error("LORA_PATH", "is not an adapter for this model")
+        return ModelError(f"llama.cpp cannot load it: {reason}", file=settings.model)
+
+    def receive(self, level: int, text: str) -> None:
+        """Takes what llama.cpp says: a line, or a piece of one."""
         if not self._open:
             # the lines of CUDA's end come whole
-            if level == _LEVEL_ERROR and not self.lost:
-                self._check_lost(" ".join(text.decode("utf-8", "replace").split()))
+            if level == ERROR and not self.lost:
+                self._check_lost(" ".join(text.split()))
             return
-        if level != _LEVEL_CONT:
+        if level != CONTINUED:
             self._level = level
-        self._line += text.decode("utf-8", "replace")
+        self._line += text
         if not self._line.endswith("\n"):
             return
         line, self._line = " ".join(self._line.split()), ""
-        if self._level in (_LEVEL_WARN, _LEVEL_ERROR):
+        if self._level in (WARN, ERROR):
             self._problems.append(line)
-            if self._level == _LEVEL_ERROR and not self.lost:
+            if self._level == ERROR and not self.lost:
                 self._check_lost(line)
         elif device := _DEVICE.search(line):
             self.devices.append(f"{device[1]} ({device[2]})")

@@ -36,6 +36,8 @@ class Progress:
         self._percent = -1
         self._told = 0.0
         self.moves = 0
+        self.process: int | None = None
+        """The process that loads, where it is not this one."""
         self._write(0, "Loading")
         notify.status(f"Loading {what}")
 
@@ -101,17 +103,29 @@ class Watch:
                 return
 
     def _look(self) -> tuple[int, int, float]:
-        return self._progress.moves, _bytes_read(), time.process_time() - time.thread_time()
+        loads = self._progress.process
+        if loads is None:
+            return self._progress.moves, _bytes_read("self"), time.process_time() - time.thread_time()
+        return self._progress.moves, _bytes_read(str(loads)), _cpu_seconds(loads)
 
 
-def _bytes_read() -> int:
-    """Bytes this process has had read from disks, and its page faults that needed one."""
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+def _bytes_read(process: str) -> int:
+    """Bytes a process has had read from disks, and its page faults that needed one."""
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt if process == "self" else 0
     try:
-        lines = Path("/proc/self/io").read_text().splitlines()
+        lines = Path(f"/proc/{process}/io").read_text().splitlines()
     except OSError:
         return faults
     return faults + next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
+
+
+def _cpu_seconds(process: int) -> float:
+    """CPU time that a process has used; 0 where it is gone."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def on_sigterm(stop: Callable[[], None]) -> None:

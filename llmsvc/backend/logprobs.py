@@ -1,13 +1,10 @@
-"""The log probabilities of tokens, computed from what llama.cpp gives out, in OpenAI's two shapes."""
+"""The log probabilities of tokens, in OpenAI's two shapes."""
 
 from __future__ import annotations
 
 import codecs
 import dataclasses
-from collections.abc import Callable
 from typing import Any
-
-from llmsvc.backend import internals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,20 +14,6 @@ class Entry:
     token: bytes
     logprob: float | None
     top: list[tuple[bytes, float]]
-
-
-def entry(logits: Any, token: int, count: int, piece: Callable[[int], bytes]) -> Entry:
-    """The entry of a token.
-
-    :param logits: the model's output from which the token was drawn, a numpy array over the vocabulary
-    :param count: how many of the likeliest tokens to list
-    """
-    numpy = internals.module("numpy")
-    greatest = float(logits.max())
-    total = greatest + float(numpy.log(numpy.exp(logits - greatest, dtype=numpy.float64).sum()))
-    best = numpy.argpartition(logits, -count)[-count:] if count else []
-    ranked = sorted(((float(logits[i]) - total, int(i)) for i in best), reverse=True)
-    return Entry(piece(token), float(logits[token]) - total, [(piece(i), value) for value, i in ranked])
 
 
 def chat(entries: list[Entry]) -> dict[str, Any]:

@@ -73,12 +73,13 @@ def _load(name: str, log: journal.Journal) -> Callable[[], None]:
     progress = loading.Progress(model.model.name, paths.instance_loading(name))
     with loading.Watch(progress, stalled):
         # llama_cpp, numpy and FastAPI read the environment and take most of a second to import
+        from llmsvc.backend import engines
         from llmsvc.backend.adapter import Adapter
-        from llmsvc.backend.engine import Engine
         from llmsvc.backend.server import Server, bind
 
         listener = bind(paths.instance_socket(name))
-        engine = Engine(model, header, progress, _gpu_lost(name))
+        directory = paths.instance_socket(name).parent
+        engine = engines.load(model, header, progress, _gpu_lost(name), directory)
         progress.testing()
         try:
             engine.self_test()
@@ -90,7 +91,7 @@ def _load(name: str, log: journal.Journal) -> Callable[[], None]:
     # the proxy has checked the limit already, and may have added a field
     load_seconds = time.monotonic() - begun
     adapter = Adapter(engine, max_body_bytes=max_body + 4096, load_seconds=load_seconds)
-    status = f"Serving {name} ({model.model.name}, {engine.n_ctx} tokens, {engine.device})"
+    status = f"Serving {name} ({model.model.name}, {engine.facts.n_ctx} tokens, {engine.facts.device})"
     server = Server(adapter, engine, drain_seconds=drain, status=status)
 
     def serve() -> None:

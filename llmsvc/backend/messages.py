@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from llmsvc.backend.problem import bad
@@ -94,3 +95,16 @@ def _string(value: object, place: str) -> str:
     if not isinstance(value, str):
         raise bad("must be a text", place)
     return value
+
+
+def all_texts(value: object) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from all_texts(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from all_texts(item)

@@ -34,3 +34,12 @@ class ApiError(Exception):
 def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """A 400: the request cannot be served as it is."""
     return ApiError(400, message, param=param, code=code)
+
+
+def too_long(count: int, limit: int, param: str | None) -> ApiError:
+    """The error of a request that does not fit into the context."""
+    return bad(
+        f"this model's context is {limit} tokens; the request has at least {count}",
+        param,
+        "context_length_exceeded",
+    )

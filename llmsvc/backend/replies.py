@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from typing import Any
 
 from llmsvc.backend import logprobs
-from llmsvc.backend.calls import Call
 from llmsvc.backend.logprobs import Entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One function call of an answer; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+    id: str | None = None
+    """None where the engine gives it none."""
 
 
 class Reply:
@@ -43,6 +53,14 @@ class Reply:
         self._calls += 1
         return self._chunk({"tool_calls": [{"index": self._calls - 1, **self._call(call)}]})
 
+    def reasoning(self, text: str) -> dict[str, Any]:
+        """A chunk of what the model thinks before it answers."""
+        return self._chunk({"reasoning_content": text})
+
+    def part_of_call(self, index: int, call: dict[str, Any]) -> dict[str, Any]:
+        """A chunk that is a function call, or the next piece of one, as the engine has made it."""
+        return self._chunk({"tool_calls": [{"index": index, **call}]})
+
     def end(self, finish: str) -> dict[str, Any]:
         """The chunk that says why the answer is over."""
         return self._chunk({} if self._chat else "", finish=finish)
@@ -51,11 +69,15 @@ class Reply:
         """The chunk that OpenAI sends for stream_options.include_usage."""
         return self._object({"choices": [], "usage": usage}, stream=True)
 
-    def whole(self, text: str, calls: list[Call], entries: list[Entry], finish: str) -> dict[str, Any]:
+    def whole(
+        self, text: str, calls: list[Call], entries: list[Entry], finish: str, reasoning: str = ""
+    ) -> dict[str, Any]:
         """The answer in one piece; its usage is still to be added."""
         choice: dict[str, Any] = {"index": 0}
         if self._chat:
             message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
+            if reasoning:
+                message["reasoning_content"] = reasoning
             if calls:
                 message["tool_calls"] = [self._call(call) for call in calls]
             choice["message"] = message
@@ -81,10 +103,14 @@ class Reply:
             return None
         return logprobs.chat(entries) if self._chat else logprobs.completion(entries, self._places)
 
-    def _call(self, call: Call) -> dict[str, Any]:
+    def identified(self, call: Call) -> Call:
+        """The call with an id."""
         made = secrets.token_hex(12)
+        return dataclasses.replace(call, id=call.id or (made[:9] if self._short_ids else f"call_{made}"))
+
+    def _call(self, call: Call) -> dict[str, Any]:
         return {
-            "id": made[:9] if self._short_ids else f"call_{made}",
+            "id": self.identified(call).id,
             "type": "function",
             "function": {"name": call.name, "arguments": call.arguments},
         }

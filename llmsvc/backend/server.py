@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from llmsvc.backend.adapter import Adapter
-from llmsvc.backend.engine import Engine
+from llmsvc.backend.engines import Engine
 from llmsvc.errors import Error
 from llmsvc.systemd import notify
 

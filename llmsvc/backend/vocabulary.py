@@ -9,6 +9,8 @@ from typing import Any
 
 MARK = "\ufdd0"
 """Stands inside a control token's spelling that is only text. A noncharacter: no text has it."""
+JOINER = "\u2060"
+"""The same for an engine that makes the tokens itself, so that the model sees it: a blank of no width."""
 
 MAX_LOOKS = 300_000_000
 """About three seconds of llama.cpp's, in which nothing can interrupt it."""
@@ -17,9 +19,13 @@ Tokenize = Callable[[bytes, bool, bool], list[int]]
 
 
 class Vocabulary:
-    """Built from `(spelling, is_control)` of every token."""
+    """Built from `(spelling, is_control)` of every token.
 
-    def __init__(self, tokens: Iterable[tuple[bytes, bool]]) -> None:
+    :param mark: what cuts a control token's spelling in a text
+    """
+
+    def __init__(self, tokens: Iterable[tuple[bytes, bool]], mark: str = MARK) -> None:
+        self._mark = mark
         control = set()
         self.longest = 1
         """Bytes of the longest token."""
@@ -47,7 +53,7 @@ class Vocabulary:
         return looks > MAX_LOOKS
 
     def protect(self, value: Any) -> Any:
-        """JSON with a MARK in each control token's spelling, in all texts of it."""
+        """JSON with a mark in each control token's spelling, in all texts of it."""
         if isinstance(value, str):
             return self._protect(value)
         if isinstance(value, list):
@@ -66,7 +72,7 @@ class Vocabulary:
             if any(text[match.start() : match.start() + length] in self._control for length in self._lengths)
         ]
         parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        return MARK.join(parts)
+        return self._mark.join(parts)
 
 
 def tokenizer(original: Tokenize) -> Tokenize:

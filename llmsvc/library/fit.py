@@ -63,7 +63,7 @@ def estimate(settings: ModelSettings, header: gguf.Header, n_ctx: int | None = N
     shape = header.geometry
     n_ctx = -(-(n_ctx or context(settings, header)) // _STEP) * _STEP
     batch = min(_batch(settings, n_ctx), n_ctx)
-    cache = _cache(settings, header, n_ctx)
+    cache = _cache(settings, header, n_ctx) * settings.slots
 
     def work(tokens: int) -> int:
         """Intermediate results of one batch that sees so many tokens: activations, mask, and the attention
@@ -96,7 +96,7 @@ def estimate(settings: ModelSettings, header: gguf.Header, n_ctx: int | None = N
 
 
 def _batch(settings: ModelSettings, n_ctx: int) -> int:
-    """Tokens that are computed at once, as backend/engine.py sets them."""
+    """Tokens that are computed at once, as the engines set them."""
     keys = ("N_BATCH", "N_UBATCH")
     return min(n_ctx if settings["EMBEDDING"] and k not in settings.lines else settings[k] for k in keys)
 

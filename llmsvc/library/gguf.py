@@ -23,8 +23,8 @@ from llmsvc.library.window import BrokenError, Reader, ShortError
 
 MAX_KEYS = 16384
 MAX_TENSORS = 65536
-_STRING, _ARRAY = 8, 9
-_SCALARS = {
+STRING, ARRAY = 8, 9
+SCALARS = {
     number: struct.Struct("<" + code)
     for number, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
 }
@@ -234,21 +234,21 @@ def _metadata(reader: Reader, keys: int) -> tuple[dict[str, object], int]:
     for _ in range(keys):
         key = reader.text()
         kind = reader.u32()
-        if kind == _STRING:
+        if kind == STRING:
             values[key] = reader.text()
-        elif kind in _SCALARS:
-            values[key] = _SCALARS[kind].unpack(reader.take(_SCALARS[kind].size))[0]
-        elif kind == _ARRAY:
+        elif kind in SCALARS:
+            values[key] = SCALARS[kind].unpack(reader.take(SCALARS[kind].size))[0]
+        elif kind == ARRAY:
             item, count = reader.u32(), reader.u64()
-            if item == _STRING:
+            if item == STRING:
                 reader.skip_strings(count)
                 if key == "tokenizer.ggml.tokens":
                     vocabulary = count
-            elif item in _SCALARS and key.endswith(geometry.PER_LAYER) and count <= geometry.MAX_LAYERS:
-                scalar = _SCALARS[item]
+            elif item in SCALARS and key.endswith(geometry.PER_LAYER) and count <= geometry.MAX_LAYERS:
+                scalar = SCALARS[item]
                 values[key] = tuple(scalar.unpack(reader.take(scalar.size))[0] for _ in range(count))
-            elif item in _SCALARS:
-                reader.skip(count * _SCALARS[item].size)
+            elif item in SCALARS:
+                reader.skip(count * SCALARS[item].size)
             else:
                 raise BrokenError(f"has an array of unknown type {item}")
         else:

@@ -108,6 +108,11 @@ def has_gpu() -> bool:
     )
 
 
+def gpu_nodes() -> bool:
+    """Whether there is the device of any GPU, whatever llama.cpp was built for."""
+    return any((_DEV / node).exists() for nodes in _GPUS.values() for node in nodes)
+
+
 def _built_for(kind: str) -> bool:
     found = importlib.util.find_spec("llama_cpp")
     return bool(found and found.origin and any(Path(found.origin).with_name("lib").glob(f"libggml-{kind}*")))

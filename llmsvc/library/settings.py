@@ -1,6 +1,7 @@
 """What a models.d/NAME.env may hold: llama_cpp.server's model settings under their own names, and ours.
 
-The backend starts with these, the command line shows and checks them; neither needs llama_cpp for it.
+The backend starts with these, the command line shows and checks them; neither needs an engine for it. A key
+has one meaning whatever the engine; ONLY says which keys not every engine knows.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from llmsvc.errors import SettingError
 
 DEFAULT_N_CTX = 4096
 """Context where N_CTX is not set, unless the model was trained with a shorter one; tokens."""
+
+DEFAULT_SLOTS = 4
+"""Requests at once where SLOTS is not set, of an engine that can do several."""
 
 _CACHE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30,
@@ -78,7 +82,20 @@ def _path(text: str) -> Path:
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("MODEL", _path, "", "GGUF file; a relative path is taken below LLAMA_MODELS_DIR."),
-    Setting("ENGINE", choice("llama-cpp-python"), "llama-cpp-python", "What runs the model."),
+    Setting(
+        "ENGINE",
+        choice(*config.ENGINES),
+        "",
+        "What runs the model: llama-cpp-python, one request at a time, or native, llama.cpp's own server, "
+        "several at once. Default: LLAMA_ENGINE in config.env.",
+    ),
+    Setting(
+        "SLOTS",
+        integer(1, 64),
+        "",
+        f"With ENGINE=native: requests that are served at once, each with N_CTX tokens of context. Default: "
+        f"{DEFAULT_SLOTS}; one for embeddings.",
+    ),
     Setting(
         "GPU",
         _gpu,
@@ -111,8 +128,8 @@ SETTINGS: tuple[Setting, ...] = (
         "N_BATCH",
         integer(1, 1048576),
         "512",
-        "Tokens of a prompt that are read at once. With a GPU it is lowered until a batch takes at most "
-        "0.7 s, for there no batch can be interrupted when its request is cancelled.",
+        "Tokens of a prompt that are read at once. It is lowered until a batch takes at most 0.7 s where no "
+        "batch can be interrupted when its request is cancelled: with a GPU, and with ENGINE=native.",
         "tokens",
     ),
     Setting(
@@ -154,9 +171,41 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("LAST_N_TOKENS_SIZE", integer(0, 65536), "64", "Tokens that penalties look back.", "tokens"),
     Setting("LORA_PATH", env.absolute_path, "", "LoRA adapter to apply."),
     Setting("KV_OVERRIDES", _kv_overrides, "", "Overrides of GGUF keys, KEY=TYPE:VALUE with commas between."),
+    Setting(
+        "CACHE_PER_USER",
+        boolean,
+        "0",
+        "With ENGINE=native, 1: what a slot still holds of one user's prompt never speeds up another's; so "
+        "nobody can tell from the time to the first token how somebody else's prompt begins.",
+    ),
+    Setting(
+        "CACHE_RAM",
+        integer(0, 1048576),
+        "0",
+        "With ENGINE=native: memory in which conversations that lost their slot are kept.",
+        "MiB",
+    ),
+    Setting(
+        "REASONING_FORMAT",
+        choice("deepseek", "none"),
+        "deepseek",
+        "With ENGINE=native: deepseek sends a model's thinking as reasoning_content, none in content.",
+    ),
+    Setting("RERANK", boolean, "0", "With ENGINE=native, 1: the model ranks documents, and nothing else."),
+    Setting(
+        "SWA_FULL",
+        boolean,
+        "0",
+        "With ENGINE=native, 1: a model with a sliding window keeps its whole context, to go back in it.",
+    ),
 )
 _KNOWN = {setting.key: setting for setting in SETTINGS}
-OURS = frozenset({"ENGINE", "GPU", "REQUIRE_GPU"})
+ONLY = {
+    "llama-cpp-python": frozenset({"KV_OVERRIDES", "LOGITS_ALL"}),
+    "native": frozenset({"CACHE_PER_USER", "CACHE_RAM", "REASONING_FORMAT", "RERANK", "SLOTS", "SWA_FULL"}),
+}
+"""Keys that only one engine knows."""
+OURS = frozenset({"ENGINE", "GPU", "REQUIRE_GPU"}) | ONLY["native"]
 """Keys that are llmsvc's own; all others are fields of llama_cpp.server's ModelSettings in upper case."""
 
 _NETWORK = "the model's process has no network"
@@ -208,6 +257,14 @@ class ModelSettings:
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
 
+    @property
+    def slots(self) -> int:
+        """Requests that are served at once."""
+        # vectors of several inputs in one batch come out wrong (llama.cpp b11549), and are no faster
+        if self["ENGINE"] != "native" or self["EMBEDDING"] or self["RERANK"]:
+            return 1
+        return int(self["SLOTS"] or DEFAULT_SLOTS)
+
     def source(self, key: str) -> str:
         """Where the value of `key` comes from: `FILE:LINE` or `default`."""
         return f"{self.file}:{self.lines[key]}" if key in self.lines else "default"
@@ -237,6 +294,8 @@ def parse(name: str, entries: Mapping[str, env.Entry], file: Path) -> ModelSetti
         check_key(entry, file)
     values = env.resolve(SETTINGS, entries, file)
     lines = {entry.key: entry.line for entry in entries.values() if entry.value}
+    if values["ENGINE"] is None:
+        values["ENGINE"] = config.values("LLAMA_ENGINE", file=paths.CONFIG_ENV)[0]
     model: Path | None = values["MODEL"]
     if model is None:
         line = entries["MODEL"].line if "MODEL" in entries else None
@@ -249,7 +308,19 @@ def parse(name: str, entries: Mapping[str, env.Entry], file: Path) -> ModelSetti
     if values["REQUIRE_GPU"] and (values["GPU"] == "none" or values["N_GPU_LAYERS"] == 0):
         key = "GPU" if values["GPU"] == "none" else "N_GPU_LAYERS"
         raise settings.error(key, "contradicts REQUIRE_GPU=1")
+    _check_engine(settings)
     return settings
+
+
+def _check_engine(settings: ModelSettings) -> None:
+    for engine, keys in ONLY.items():
+        for key in sorted(keys & settings.lines.keys()):
+            if settings["ENGINE"] != engine:
+                raise settings.error(key, f"works with ENGINE={engine} only")
+    if settings["CACHE_PER_USER"] and settings["CACHE_RAM"]:
+        raise settings.error("CACHE_RAM", "would be shared by all users, which CACHE_PER_USER=1 forbids")
+    if settings["EMBEDDING"] and settings["RERANK"]:
+        raise settings.error("RERANK", "a model makes embeddings or ranks, not both")
 
 
 def check_key(entry: env.Entry, file: Path) -> None:

@@ -68,10 +68,13 @@ class Reader:
         self.skip(length - min(length, MAX_TEXT))
         return kept
 
+    def strings(self, count: int) -> list[bytes]:
+        """So many strings."""
+        self._claim(count)
+        return [self.take(min(self.u64(), _WINDOW)) for _ in range(count)]
+
     def skip_strings(self, count: int) -> None:
-        self.items_left -= count
-        if self.items_left < 0:
-            raise BrokenError(f"claims more than {MAX_ITEMS} strings")
+        self._claim(count)
         while count:
             data, at, end = self._data, self._at, len(self._data) - 8
             # The one hot loop: a vocabulary has hundreds of thousands of strings.
@@ -83,6 +86,11 @@ class Reader:
             if count and self._at + 8 > len(self._data):
                 self.take(8)
                 self._at -= 8
+
+    def _claim(self, count: int) -> None:
+        self.items_left -= count
+        if self.items_left < 0:
+            raise BrokenError(f"claims more than {MAX_ITEMS} strings")
 
     def _load(self, position: int) -> None:
         self._stream.seek(position)

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 MODELS = Path(os.environ.get("LLMSVC_TEST_MODELS", "/var/cache/llmsvc/models"))
+ENGINES = ("llama-cpp-python", "native")
 LAUNCH = Path(__file__).with_name("launch.py")
 
 
@@ -105,6 +106,25 @@ class Backend:
         return self.client.post(path, content=json.dumps(body), headers=headers)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the tests of one engine in the other's turn."""
+    left_out = []
+    for item in items:
+        only = item.get_closest_marker("engine")
+        callspec = getattr(item, "callspec", None)
+        if only and callspec and callspec.params.get("engine", only.args[0]) != only.args[0]:
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn; a test that is for one only is marked so: @pytest.mark.engine(NAME)."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def models() -> Path:
     """The directory with the real models."""
@@ -113,28 +133,31 @@ def models() -> Path:
 
 
 @pytest.fixture
-def start(tmp_path: Path, models: Path) -> Iterator[Callable[..., Backend]]:
+def start(tmp_path: Path, models: Path, engine: str) -> Iterator[Callable[..., Backend]]:
     """Starts a backend; `{models}` in its settings is the models' directory."""
-    with _starting(tmp_path, models) as begin:
+    with _starting(tmp_path, models, engine) as begin:
         yield begin
 
 
 @pytest.fixture(scope="module")
-def start_shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Callable[..., Backend]]:
+def start_shared(
+    tmp_path_factory: pytest.TempPathFactory, models: Path, engine: str
+) -> Iterator[Callable[..., Backend]]:
     """`start` for backends that all tests of a module share."""
-    with _starting(tmp_path_factory.mktemp("shared"), models) as begin:
+    with _starting(tmp_path_factory.mktemp("shared"), models, engine) as begin:
         yield begin
 
 
 @contextlib.contextmanager
-def _starting(folder: Path, models: Path) -> Iterator[Callable[..., Backend]]:
+def _starting(folder: Path, models: Path, engine: str) -> Iterator[Callable[..., Backend]]:
     started: list[Backend] = []
 
     def begin(settings: str, **arguments: object) -> Backend:
         root = folder / str(len(started))
         root.mkdir()
         (root / "config.env").write_text(str(arguments.pop("config", "")))
-        started.append(Backend(root, settings.replace("{models}", str(models)), **arguments))
+        settings = settings.replace("{models}", str(models)) + f"ENGINE={engine}\n"
+        started.append(Backend(root, settings, **arguments))
         return started[-1]
 
     yield begin
@@ -143,16 +166,17 @@ def _starting(folder: Path, models: Path) -> Iterator[Callable[..., Backend]]:
 
 
 @pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Backend]:
+def smollm2(tmp_path_factory: pytest.TempPathFactory, models: Path, engine: str) -> Iterator[Backend]:
     """One running backend for all tests that do not end it."""
-    settings = f"MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=4096\n"
+    settings = f"MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=4096\nENGINE={engine}\n"
     yield from _running(tmp_path_factory, settings, "smollm2")
 
 
 @pytest.fixture(scope="session")
-def gemma3(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Backend]:
+def gemma3(tmp_path_factory: pytest.TempPathFactory, models: Path, engine: str) -> Iterator[Backend]:
     """Another one, with the second model."""
-    yield from _running(tmp_path_factory, f"MODEL={models}/gemma3.gguf\nN_THREADS=1\n", "gemma3")
+    settings = f"MODEL={models}/gemma3.gguf\nN_THREADS=1\nENGINE={engine}\n"
+    yield from _running(tmp_path_factory, settings, "gemma3")
 
 
 def _running(factory: pytest.TempPathFactory, settings: str, name: str) -> Iterator[Backend]:

@@ -166,7 +166,7 @@ def test_tokens_there_and_back(smollm2):
     assert smollm2.post("/extras/detokenize", {"tokens": tokens[:-1]}).json() == {"text": "Hello "}
 
 
-def test_embeddings_only_on_a_model_for_them(start, smollm2):
+def test_embeddings_only_on_a_model_for_them(start, smollm2, engine):
     refused = smollm2.post("/v1/embeddings", {"input": "x"})
     assert refused.json()["error"]["code"] == "embeddings_not_supported"
     backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=256\nEMBEDDING=1\n")
@@ -193,7 +193,7 @@ def test_embeddings_only_on_a_model_for_them(start, smollm2):
     for at in (0, 21, 39):
         alone = backend.post("/v1/embeddings", {"input": texts[at]}).json()["data"][0]["embedding"]
         assert many["data"][at]["embedding"] == pytest.approx(alone, abs=0.02)
-    for text in ("", "\ufdd0"):
+    for text in ("", "\ufdd0") if engine == "llama-cpp-python" else ("",):
         assert backend.post("/v1/embeddings", {"input": text}).status_code == 400
     assert backend.chat().json()["error"]["code"] == "completions_not_supported"
     assert backend.output == ""
@@ -203,7 +203,7 @@ def test_embeddings_that_are_cancelled_are_counted(start):
     backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=256\nEMBEDDING=1\n")
     backend.wait_for("READY=1")
     answers = []
-    body = {"input": ["word " * 200] * 1000}
+    body = {"input": ["word " * 30] * 2000}
     worker = threading.Thread(
         target=lambda: answers.append(backend.post("/v1/embeddings", body, **{"x-request-id": "e"}))
     )
@@ -218,7 +218,7 @@ def test_embeddings_that_are_cancelled_are_counted(start):
     assert backend.output == ""
 
 
-def test_logprobs_are_those_that_llama_cpp_computes(smollm2, models):
+def test_logprobs_are_those_that_llama_cpp_computes(smollm2, models, engine):
     chat = smollm2.chat("Name a colour", logprobs=True, top_logprobs=3, max_tokens=4, temperature=0).json()
     content = chat["choices"][0]["logprobs"]["content"]
     assert "".join(item["token"] for item in content) == chat["choices"][0]["message"]["content"]
@@ -241,9 +241,11 @@ def test_logprobs_are_those_that_llama_cpp_computes(smollm2, models):
     mine, theirs = whole["logprobs"], bare["logprobs"]
     assert mine["tokens"] == theirs["tokens"]
     assert mine["text_offset"] == theirs["text_offset"]
-    assert mine["token_logprobs"] == pytest.approx(theirs["token_logprobs"], abs=1e-2)
+    # another build of llama.cpp computes with other instructions
+    near = 1e-2 if engine == "llama-cpp-python" else 0.1
+    assert mine["token_logprobs"] == pytest.approx(theirs["token_logprobs"], abs=near)
     for ours, other in zip(mine["top_logprobs"], theirs["top_logprobs"], strict=True):
-        assert ours == pytest.approx(other, abs=1e-2)
+        assert ours == pytest.approx(other, abs=near)
 
     chunks = smollm2.events(smollm2.post("/v1/completions", {**body, "stream": True}))
     streamed = [chunk["choices"][0]["logprobs"] for chunk in chunks[:-1] if chunk["choices"][0]["logprobs"]]
@@ -251,6 +253,7 @@ def test_logprobs_are_those_that_llama_cpp_computes(smollm2, models):
         assert [value for one in streamed for value in one[key]] == mine[key]
 
 
+@pytest.mark.engine("llama-cpp-python")
 def test_logprobs_of_an_echoed_prompt_where_all_logits_are_kept(start):
     backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=256\nLOGITS_ALL=1\n")
     backend.wait_for("READY=1")
@@ -273,6 +276,13 @@ def test_an_echo_comes_first(smollm2):
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks[:-1]) == text
 
 
+@pytest.mark.engine("native")
+def test_min_tokens_are_refused(smollm2):
+    answer = smollm2.chat(min_tokens=5)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_parameter")
+
+
+@pytest.mark.engine("llama-cpp-python")
 def test_min_tokens_and_logit_bias_work_together(smollm2):
     for end in ("2", "0", "4"):  # each ends the answer
         fields = {"temperature": 0, "max_tokens": 20, "logit_bias": {end: 80, "30": 70}}

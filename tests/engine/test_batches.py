@@ -5,7 +5,7 @@ import time
 import llama_cpp
 import pytest
 
-from llmsvc.backend import batches
+from llmsvc.backend.llama_cpp_python import batches
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ def test_cancel_of_a_stream_ends_it_with_an_error_event_and_counts_what_was_made
     assert smollm2.chat(max_tokens=1).status_code == 200
 
 
+@pytest.mark.engine("llama-cpp-python")  # with the other one it would not wait
 def test_a_waiting_request_is_cancelled_at_once_and_never_runs(smollm2):
     running, _ = begin(smollm2, ENDLESS, "running")
     answers = []
@@ -101,6 +102,7 @@ def test_an_unknown_id_is_a_404(smollm2):
     assert answer.json()["error"]["code"] == "request_not_found"
 
 
+@pytest.mark.engine("llama-cpp-python")  # the other one renders templates where nothing can end them
 def test_a_template_that_does_not_end_is_cancelled_and_holds_nobody_up(start, models, tmp_path):
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     template = "{% if messages[0].content == 'loop' %}" + loop + "{% endif %}{{ messages[0].content }}"

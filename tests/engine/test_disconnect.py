@@ -82,6 +82,7 @@ def test_a_client_that_leaves_frees_the_model_for_the_next_one(
     assert (cost["completion_tokens"] > 0) == (body is ENDLESS)
 
 
+@pytest.mark.engine("llama-cpp-python")  # with the other one it would not wait
 def test_a_client_that_leaves_while_it_waits_costs_nobody_anything(
     smollm2: Backend, alone: tuple[float, str]
 ) -> None:

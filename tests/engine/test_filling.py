@@ -1,5 +1,9 @@
 """Filling in the middle of a text, on a model that has tokens for it."""
 
+import pytest
+
+pytestmark = pytest.mark.engine("llama-cpp-python")
+
 # SmolLM2 has none; any control tokens of its own serve to show in what order they are put
 FILL = "KV_OVERRIDES=" + ",".join(
     f"tokenizer.ggml.fim_{part}_token_id=int:{token}" for part, token in (("pre", 5), ("suf", 6), ("mid", 7))

@@ -6,6 +6,8 @@ import pytest
 
 from llmsvc.library import fit, gguf, memory, settings
 
+pytestmark = pytest.mark.engine("llama-cpp-python")
+
 SIZES = (512, 2048, 8192, 32768)
 
 

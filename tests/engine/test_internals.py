@@ -1,4 +1,4 @@
-"""One test for each inside of llama-cpp-python that llmsvc/backend/internals.py lists, by its number."""
+"""One test for each inside of llama-cpp-python that its internals.py lists, by its number."""
 
 import importlib.metadata
 import inspect
@@ -14,7 +14,7 @@ import llama_cpp.server.types
 import numpy
 import pytest
 
-from llmsvc.backend import completion, grammars, internals
+from llmsvc.backend.llama_cpp_python import completion, grammars, internals
 from llmsvc.library import settings
 
 

@@ -1,4 +1,4 @@
-"""What ends, blocks or misleads a bare llama_cpp.server is refused or answered, and nobody else notices."""
+"""What ends, blocks or misleads a bare engine is refused or answered, and nobody else notices."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ def right(smollm2: Backend) -> str:
     return str(smollm2.post(COMPLETIONS, REFERENCE).json()["choices"][0]["text"])
 
 
-@pytest.mark.parametrize(
-    "case", CASES, ids=[f"{case.path.rpartition('/')[2]}: {case.name}" for case in CASES]
-)
+def _params() -> list[object]:
+    return [
+        pytest.param(
+            case,
+            id=f"{case.path.rpartition('/')[2]}: {case.name}",
+            marks=[pytest.mark.engine(case.engine)] if case.engine else [],
+        )
+        for case in CASES
+    ]
+
+
+@pytest.mark.parametrize("case", _params())
 def test_a_killer_is_refused_or_answered_and_the_next_user_gets_the_right_answer(
     smollm2: Backend, case: Case, right: str
 ) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmsvc.backend.batches import SMALLEST, Batches
+from llmsvc.backend.llama_cpp_python.batches import SMALLEST, Batches
 
 
 class Fake:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsvc.backend.calls import Call, Hermes, Llama, Mistral, Only, syntax_of
-from llmsvc.backend.parser import Parser
+from llmsvc.backend.llama_cpp_python.calls import Hermes, Llama, Mistral, Only, syntax_of
+from llmsvc.backend.llama_cpp_python.parser import Parser
+from llmsvc.backend.replies import Call
 
 NAMES = frozenset({"get_weather", "f", "python"})
 PARIS = Call("get_weather", '{"city": "Paris"}')

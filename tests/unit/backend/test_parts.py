@@ -6,8 +6,8 @@ import time
 import pytest
 
 from llmsvc.backend import environment, llamalog
-from llmsvc.backend.engine import Engine
 from llmsvc.backend.jobs import REMEMBERED, Job, JobCancelledError, Jobs
+from llmsvc.backend.llama_cpp_python.engine import Engine
 from llmsvc.backend.loading import Progress, Watch
 from llmsvc.backend.problem import ApiError
 from llmsvc.backend.vocabulary import MARK, Vocabulary, tokenizer
@@ -197,21 +197,8 @@ def test_a_file_that_cannot_be_written_does_not_fail_the_load(tmp_path):
     progress.end()
 
 
-class Binding:
-    """What Log needs of llama_cpp."""
-
-    @staticmethod
-    def llama_log_callback(function):
-        return function
-
-    @staticmethod
-    def llama_log_set(callback, data):
-        pass
-
-
 @pytest.fixture
-def log(monkeypatch):
-    monkeypatch.setattr(llamalog.importlib, "import_module", lambda name: Binding)
+def log():
     lost = []
     made = llamalog.Log(lost.append)
     made.told = lost
@@ -219,8 +206,8 @@ def log(monkeypatch):
 
 
 def test_a_lost_gpu_is_told_once_with_the_drivers_words_also_while_serving(log):
-    log._receive(4, b"CUDA error: unspecified launch failure\n", None)
-    log._receive(4, b"CUDA error: again\n", None)
+    log.receive(4, "CUDA error: unspecified launch failure\n")
+    log.receive(4, "CUDA error: again\n")
     assert log.told == ["CUDA error: unspecified launch failure"]
     assert log.lost
 
@@ -229,7 +216,7 @@ def test_a_lost_gpu_is_told_once_with_the_drivers_words_also_while_serving(log):
 def test_words_that_do_not_mean_a_lost_gpu(log, loading):
     if loading:
         log.start()
-    log._receive(4, b"CUDA error: out of memory\n", None)
-    log._receive(2, b"CUDA error: only mentioned\n", None)
-    log._receive(4, b"failed to decode the batch\n", None)
+    log.receive(4, "CUDA error: out of memory\n")
+    log.receive(2, "CUDA error: only mentioned\n")
+    log.receive(4, "failed to decode the batch\n")
     assert not log.told

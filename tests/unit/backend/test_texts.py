@@ -3,8 +3,8 @@
 import pytest
 
 from llmsvc.backend import logprobs
+from llmsvc.backend.llama_cpp_python.texts import Text, held
 from llmsvc.backend.logprobs import Entry
-from llmsvc.backend.texts import Text, held
 
 
 def feed(pieces, stops=()):

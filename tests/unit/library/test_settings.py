@@ -44,7 +44,11 @@ def test_a_relative_model_lies_in_the_models_directory(tmp_path, monkeypatch):
         ("CHAT_TEMPLATE_KWARGS=[1]", "CHAT_TEMPLATE_KWARGS: must be a JSON object"),
         ("KV_OVERRIDES=a=b", "KV_OVERRIDES: must be KEY=TYPE:VALUE"),
         ("GPU=first", "GPU: must be all, none"),
-        ("ENGINE=vllm", "ENGINE: must be one of llama-cpp-python"),
+        ("ENGINE=vllm", "ENGINE: must be one of llama-cpp-python, native"),
+        ("SLOTS=4", "SLOTS: works with ENGINE=native only"),
+        ("LOGITS_ALL=1\nENGINE=native", "LOGITS_ALL: works with ENGINE=llama-cpp-python only"),
+        ("CACHE_RAM=9\nCACHE_PER_USER=1\nENGINE=native", "CACHE_RAM: would be shared by all users"),
+        ("SLOTS=0\nENGINE=native", "SLOTS: must be a whole number from 1"),
         ("LORA_PATH=x", "LORA_PATH: must be an absolute path"),
         ("TYPE_V=q8_0", "TYPE_V: a quantized value cache needs FLASH_ATTN=1"),
         ("RPC_SERVERS=x:1", "RPC_SERVERS: is not allowed: its protocol has no authentication"),
@@ -87,3 +91,13 @@ def test_every_default_is_allowed():
         if setting.default:
             setting.parse(setting.default)
         assert setting.doc.endswith(".")
+
+
+def test_the_engine_is_the_machines_unless_the_model_says_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CONFIG_ENV", tmp_path / "config.env")
+    assert load(tmp_path, "MODEL=/x.gguf\n")["ENGINE"] == "llama-cpp-python"
+    (tmp_path / "config.env").write_text("LLAMA_ENGINE=native\n")
+    model = load(tmp_path, "MODEL=/x.gguf\n")
+    assert (model["ENGINE"], model.slots) == ("native", settings.DEFAULT_SLOTS)
+    assert load(tmp_path, "MODEL=/x.gguf\nSLOTS=2\n").slots == 2
+    assert load(tmp_path, "MODEL=/x.gguf\nENGINE=llama-cpp-python\n").slots == 1

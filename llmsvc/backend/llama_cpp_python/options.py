@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from llmsvc.backend import internals
+from llmsvc.backend.llama_cpp_python import internals
 from llmsvc.library.gguf import Header
 from llmsvc.library.settings import DEFAULT_N_CTX, OURS, ModelSettings
 

@@ -6,15 +6,13 @@ anything is made of them, and counts nothing until its end.
 
 from __future__ import annotations
 
-import array
-import base64
 import dataclasses
-import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from llmsvc.backend.jobs import Job
+from llmsvc.backend.vectors import answer as vectors_answer
+from llmsvc.backend.vectors import unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +23,9 @@ class Inputs:
     """The texts, parted into what the model can read at once."""
     base64: bool
     """Whether a vector is sent as base64 of 32-bit floats, else as a list of numbers."""
-    tokens: int
+    prompt_tokens: int
     """What the model will read."""
+    answers: bool = False
 
 
 def run(inputs: Inputs, job: Job, model: str, embed: Callable[..., Any]) -> None:
@@ -35,26 +34,16 @@ def run(inputs: Inputs, job: Job, model: str, embed: Callable[..., Any]) -> None
     :param model: the name that the answer bears
     :param embed: `Llama.embed`
     """
-    shown: list[str | list[float]] = []
+    vectors: list[list[float]] = []
     for texts in inputs.batches:
         found, count = embed(texts, return_count=True)
         job.prompt_tokens += count
-        vectors = map(_unit, found)
-        shown += map(_packed, vectors) if inputs.base64 else vectors
-    data = [{"object": "embedding", "index": at, "embedding": one} for at, one in enumerate(shown)]
-    job.answer = {"object": "list", "data": data, "model": model}
+        vectors += map(_of_length_1, found)
+    job.answer = vectors_answer(vectors, model, as_base64=inputs.base64)
 
 
-def _unit(found: list[Any]) -> list[float]:
-    """One vector of length 1, as OpenAI's are; of a model without pooling the mean over its tokens."""
+def _of_length_1(found: list[Any]) -> list[float]:
+    """One vector; of a model without pooling the mean over its tokens."""
     if isinstance(found[0], list):
         found = [sum(column) / len(column) for column in zip(*found, strict=True)]
-    length = math.hypot(*found) or 1.0
-    return [value / length for value in found]
-
-
-def _packed(values: list[float]) -> str:
-    floats = array.array("f", values)
-    if sys.byteorder == "big":
-        floats.byteswap()
-    return base64.b64encode(floats.tobytes()).decode()
+    return unit(found)

@@ -19,12 +19,16 @@ No other module knows any. What both reach into, and why; each has a test in tes
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmsvc.backend.problem import bad
+
+_FOREVER: list[object] = []
+"""Callbacks: llama.cpp calls them also while it frees a model, at the very end of the process."""
 
 
 def module(name: str) -> Any:
@@ -77,6 +81,18 @@ def formatted(handler: Any, **arguments: Any) -> tuple[str, bool, list[str]]:
     except _FormattedError as done:
         return asked.text, asked.add_bos, [stop for stop in done.args[0] if stop]
     raise RuntimeError("the chat handler makes no completion")
+
+
+def log_to(receive: Callable[[int, str], None]) -> None:
+    """Has `receive` called, from any thread, with the level and the text of all that llama.cpp says."""
+    llama_cpp = module("llama_cpp")
+
+    def said(level: int, text: bytes, _data: object) -> None:
+        receive(level, text.decode("utf-8", "replace"))
+
+    callback = llama_cpp.llama_log_callback(said)
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    _FOREVER.append(callback)
 
 
 def silence() -> None:

@@ -16,19 +16,13 @@ import re
 from collections.abc import Set
 from typing import Literal
 
+from llmsvc.backend.replies import Call
+
 _FOREIGN = ("<function=", "<arg_key>", "<invoke")
 """What templates of other syntaxes have, some beside tags of ours."""
 _DECODER = json.JSONDecoder()
 End = Literal["whole", "cut"] | None
 """How an answer ended: as the model wanted, or in the middle; None while it goes on."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """One call; `arguments` is JSON text."""
-
-    name: str
-    arguments: str
 
 
 @dataclasses.dataclass(frozen=True)

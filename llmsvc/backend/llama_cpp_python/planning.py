@@ -6,16 +6,17 @@ It needs the loaded model's vocabulary and template, but not the model: it is do
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from llmsvc.backend import grammars
 from llmsvc.backend.bodies import Request
-from llmsvc.backend.calls import Only, Syntax
-from llmsvc.backend.completion import Task
-from llmsvc.backend.embeddings import Inputs
-from llmsvc.backend.problem import ApiError, bad
-from llmsvc.backend.templates import Template
+from llmsvc.backend.llama_cpp_python import grammars
+from llmsvc.backend.llama_cpp_python.calls import Only, Syntax
+from llmsvc.backend.llama_cpp_python.completion import Task
+from llmsvc.backend.llama_cpp_python.embeddings import Inputs
+from llmsvc.backend.llama_cpp_python.templates import Template
+from llmsvc.backend.messages import all_texts
+from llmsvc.backend.problem import bad, too_long
 from llmsvc.backend.tools import Tools
 from llmsvc.backend.vocabulary import Tokenize, Vocabulary
 
@@ -53,7 +54,7 @@ class Planner:
             prompt = self._raw_prompt(request)
         else:
             shown = request.tools.shown if request.tools else []
-            self._check(_texts([request.messages, shown]))
+            self._check(all_texts([request.messages, shown]))
             rendered = self._rendered(request.messages, shown)
             prompt = self.tokenize(rendered.text.encode(), rendered.add_bos, True)
             stops += rendered.stops
@@ -153,25 +154,3 @@ class Planner:
         """
         if self.vocabulary().is_costly(texts):
             raise bad("too many of the characters that control tokens begin with, as '<'")
-
-
-def too_long(count: int, limit: int, param: str | None) -> ApiError:
-    """The error of a request that does not fit into the context."""
-    return bad(
-        f"this model's context is {limit} tokens; the request has at least {count}",
-        param,
-        "context_length_exceeded",
-    )
-
-
-def _texts(value: object) -> Iterator[str]:
-    """All texts in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _texts(item)

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmsvc.backend import logprobs
-from llmsvc.backend.calls import Call, Syntax
 from llmsvc.backend.jobs import Job
+from llmsvc.backend.llama_cpp_python import logits
+from llmsvc.backend.llama_cpp_python.calls import Syntax
+from llmsvc.backend.llama_cpp_python.parser import Parser
+from llmsvc.backend.llama_cpp_python.texts import Text
 from llmsvc.backend.logprobs import Entry
-from llmsvc.backend.parser import Parser
-from llmsvc.backend.replies import Reply
-from llmsvc.backend.texts import Text
+from llmsvc.backend.replies import Call, Reply
 
 SAMPLING = {
     "temperature": "temp",
@@ -54,6 +54,12 @@ class Task:
     short_ids: bool = False
     min_tokens: int = 0
     bias: dict[int, float] = dataclasses.field(default_factory=dict)
+    answers: bool = True
+
+    @property
+    def prompt_tokens(self) -> int:
+        """What the model will read."""
+        return len(self.prompt)
 
 
 @dataclasses.dataclass
@@ -144,7 +150,7 @@ def _pieces(task: Task, job: Job, source: Source, given: dict[str, Any]) -> Iter
             break
         new = text.feed(token)
         if task.logprobs is not None:
-            entries.append(logprobs.entry(source.logits(), token, task.logprobs, source.text))
+            entries.append(logits.entry(source.logits(), token, task.logprobs, source.text))
         if parser:
             for found in parser.feed(new) if new else []:
                 yield Piece(found, []) if isinstance(found, str) else found
@@ -218,5 +224,5 @@ def _prompt_entries(task: Task, source: Source) -> list[Entry]:
     first, *rest = task.prompt
     found = [Entry(source.text(first), None, [])]
     for place, token in enumerate(rest):
-        found.append(logprobs.entry(source.prompt_logits(place), token, task.logprobs, source.text))
+        found.append(logits.entry(source.prompt_logits(place), token, task.logprobs, source.text))
     return found

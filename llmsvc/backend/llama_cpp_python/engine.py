@@ -8,23 +8,27 @@ and penalties start anew with each request.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import ctypes
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmsvc.backend import batches, completion, embeddings, internals, options
+from llmsvc.backend.answers import Events
 from llmsvc.backend.bodies import Model, Request, chat, embedding
-from llmsvc.backend.completion import Source, Task
-from llmsvc.backend.embeddings import Inputs
+from llmsvc.backend.engines import Facts
 from llmsvc.backend.jobs import Job, start
+from llmsvc.backend.llama_cpp_python import batches, completion, embeddings, internals, options
+from llmsvc.backend.llama_cpp_python.calling import call
+from llmsvc.backend.llama_cpp_python.completion import Source, Task
+from llmsvc.backend.llama_cpp_python.embeddings import Inputs
+from llmsvc.backend.llama_cpp_python.planning import Planner
+from llmsvc.backend.llama_cpp_python.templates import Template
+from llmsvc.backend.llama_cpp_python.tokens import Tokens
 from llmsvc.backend.llamalog import Log
 from llmsvc.backend.loading import exit_now
-from llmsvc.backend.planning import Planner
 from llmsvc.backend.problem import ApiError
-from llmsvc.backend.templates import Template
-from llmsvc.backend.tokens import Tokens
 from llmsvc.backend.vocabulary import Vocabulary, tokenizer
 from llmsvc.errors import Error, ModelError, SettingError
 from llmsvc.library.gguf import Header
@@ -53,11 +57,11 @@ class Engine:
         self._job: Job | None = None
         self.moved = time.monotonic()
         """When the model last did something, by time.monotonic()."""
-        self.version: str = internals.module("llama_cpp").__version__
+        self.slots = 1
         self._speed: float | None = None
         self._vocabulary: concurrent.futures.Future[Vocabulary] | None = None
-        self._gpu_lost = gpu_lost
         self._log = Log(gpu_lost)
+        internals.log_to(self._log.receive)
         options.check_chat_format(settings)
         internals.silence()
         self._log.start()
@@ -72,7 +76,7 @@ class Engine:
         except internals.module("jinja2").TemplateError as error:
             raise ModelError(f"its chat template is broken: {_brief(error)}", file=settings.model) from None
         except (ValueError, RuntimeError) as error:
-            raise self._load_error(error) from None
+            raise self._log.load_error(settings, _brief(error)) from None
         self._llama = internals.loaded()
         try:
             self._inspect()
@@ -83,28 +87,29 @@ class Engine:
     def _inspect(self) -> None:
         """Hooks into the loaded model and learns what it is."""
         llama_cpp, settings, llama = internals.module("llama_cpp"), self._settings, self._llama
-        self.model_file = settings.model.name
         # llama.cpp rounds N_CTX up, llama_cpp's list of the tokens in the context does not
         self.n_ctx: int = min(llama.n_ctx(), len(llama.input_ids))
-        self.n_ctx_train: int = llama._model.n_ctx_train()
         layers = int(llama_cpp.llama_model_n_layer(llama.model))
-        self.n_gpu_layers, self.n_layers = self._log.offloaded or (0, layers)
-        self.device = ", ".join(self._log.devices) if self.n_gpu_layers else "cpu"
-        if settings["REQUIRE_GPU"] and not self.n_gpu_layers:
-            words = self._log.gpu() or "llama.cpp found none"
-            self._gpu_lost(words)
-            raise Error(f"no layer got onto a GPU: {words}")
-        if "-" in settings["GPU"] and any(device.startswith("Vulkan") for device in self._log.devices):
-            raise settings.error("GPU", "Vulkan knows GPUs by their numbers only")
+        n_gpu_layers, n_layers = self._log.offloaded or (0, layers)
+        self.facts = Facts(
+            engine="llama-cpp-python",
+            engine_version=llama_cpp.__version__,
+            n_ctx=self.n_ctx,
+            n_ctx_train=llama._model.n_ctx_train(),
+            device=", ".join(self._log.devices) if n_gpu_layers else "cpu",
+            n_gpu_layers=n_gpu_layers,
+            n_layers=n_layers,
+        )
+        self._log.check_gpu(settings, n_gpu_layers)
         if internals.chat_handler(llama, llama.chat_format) is None:
             raise self._settings.error("CHAT_FORMAT", "the GGUF has no template of that name")
         # a batch on a GPU cannot be aborted, so it must be short
-        self._batches = batches.Batches(llama, bounded=self.n_gpu_layers > 0 and not settings["EMBEDDING"])
+        self._batches = batches.Batches(llama, bounded=n_gpu_layers > 0 and not settings["EMBEDDING"])
         self._hook()
         self._planner = self._plan_with(Template(llama, settings["CHAT_TEMPLATE_KWARGS"] or {}))
         self.model = Model(
             name=settings.name,
-            file=self.model_file,
+            file=settings.model.name,
             n_vocab=llama.n_vocab(),
             embedding=settings["EMBEDDING"],
             prompt_logits=settings["LOGITS_ALL"],
@@ -141,6 +146,16 @@ class Engine:
         """What the model is to do for a request; see Planner.plan()."""
         return self._planner.plan(request)
 
+    async def run(self, request: Request, job: Job, events: Events) -> None:
+        """See engines.Engine."""
+        self.begin(job)
+        try:
+            await self.app(*call(request, job, events))
+        finally:
+            self.end(job)
+        if job.failure:
+            raise job.failure
+
     def begin(self, job: Job) -> None:
         """The job is the one that runs from now on."""
         start(job)
@@ -164,17 +179,15 @@ class Engine:
         """Whether the running job moved within the last `seconds`; true when idle."""
         return self._job is None or time.monotonic() - self.moved < seconds
 
-    def tokenize(self, text: str) -> list[int]:
-        """The tokens of a text, control tokens in it included, with the model's own first token.
-
-        :raises ApiError: 400, that takes too long
-        """
+    async def tokenize(self, text: str) -> list[int]:
+        """See engines.Engine."""
         self._planner.refuse_costly([text])
-        return list(self._tokenize(text.encode(), True, True))
+        return list(await asyncio.to_thread(self._tokenize, text.encode(), True, True))
 
-    def detokenize(self, tokens: list[int]) -> str:
-        """The text of tokens, which must be within the vocabulary."""
-        return b"".join(map(self._tokens.text, tokens)).decode("utf-8", "replace")
+    async def detokenize(self, tokens: list[int]) -> str:
+        """See engines.Engine."""
+        pieces = await asyncio.to_thread(lambda: list(map(self._tokens.text, tokens)))
+        return b"".join(pieces).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Frees the model's memory, the GPU's too."""
@@ -188,20 +201,6 @@ class Engine:
         return ModelError(
             f"its chat template fails: {said}", file=self._settings.model, hint="set CHAT_FORMAT"
         )
-
-    def _load_error(self, error: Exception) -> Error:
-        """What a failure to load comes down to."""
-        if memory := self._log.memory():
-            return Error(f"not enough memory: {memory}")
-        if gpu := self._log.gpu():
-            self._gpu_lost(gpu)
-            return Error(f"the GPU fails: {gpu}")
-        reason = self._log.reason() or _brief(error)
-        if "llama_context" in str(error):
-            return SettingError(f"llama.cpp refuses these settings: {reason}", file=self._settings.file)
-        if "LoRA" in str(error):
-            return self._settings.error("LORA_PATH", "is not an adapter for this model")
-        return ModelError(f"llama.cpp cannot load it: {reason}", file=self._settings.model)
 
     def _hook(self) -> None:
         llama_cpp, llama = internals.module("llama_cpp"), self._llama

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 
-from llmsvc.backend.calls import Call, End, Syntax
-from llmsvc.backend.texts import held
+from llmsvc.backend.llama_cpp_python.calls import End, Syntax
+from llmsvc.backend.llama_cpp_python.texts import held
+from llmsvc.backend.replies import Call
 
 
 class Parser:

@@ -10,8 +10,8 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from llmsvc.backend import internals
-from llmsvc.backend.templates import Template
+from llmsvc.backend.llama_cpp_python import internals
+from llmsvc.backend.llama_cpp_python.templates import Template
 from llmsvc.backend.vocabulary import Tokenize, Vocabulary
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 1 << 0, 1 << 3, 1 << 4  # enum llama_token_attr

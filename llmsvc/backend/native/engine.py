@@ -1,0 +1,315 @@
+"""The loaded model behind llama.cpp's server; see the package's docstring."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import importlib.util
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from llmsvc.backend import answers, budget, vectors
+from llmsvc.backend.answers import Events
+from llmsvc.backend.bodies import Model, Request, chat, embedding
+from llmsvc.backend.engines import Facts
+from llmsvc.backend.jobs import Job, start
+from llmsvc.backend.llamalog import Log
+from llmsvc.backend.loading import Progress
+from llmsvc.backend.native import options
+from llmsvc.backend.native.http import Http, RefusedError, explained
+from llmsvc.backend.native.requests import Planner, Task
+from llmsvc.backend.native.server import LlamaServer
+from llmsvc.backend.native.slots import Slot, Slots
+from llmsvc.backend.native.stream import Answer
+from llmsvc.backend.problem import ApiError, bad, too_long
+from llmsvc.backend.vocabulary import JOINER, Vocabulary
+from llmsvc.errors import Error, ModelError
+from llmsvc.library import memory, spellings
+from llmsvc.library.gguf import Header
+from llmsvc.library.settings import ModelSettings
+
+MAX_BATCH_SECONDS = 0.4
+"""What a full batch may take at the start of a context; at its end it takes about twice as long."""
+SMALLEST_BATCH = 8
+_FREE_SECONDS = 10.0
+_EMBEDDED_TOKENS = 128
+"""As many are sent to the server at once for embeddings: between two such batches they can be cancelled."""
+
+
+class Engine:
+    """See engines.Engine."""
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        header: Header,
+        progress: Progress,
+        gpu_lost: Callable[[str], None],
+        directory: Path,
+    ) -> None:
+        """Loads the model; see engines.load()."""
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise settings.error(
+                "ENGINE", "xllamacpp is not installed", "packaging/install.sh --engine native"
+            )
+        self._settings = settings
+        self._header = header
+        self._progress = progress
+        self.slots = settings.slots
+        self._slots = Slots(self.slots, per_user=settings["CACHE_PER_USER"])
+        self._running: set[Job] = set()
+        self._moved = time.monotonic()
+        self._speed: float | None = None
+        self._log = Log(gpu_lost)
+        self._params = options.parameters(
+            settings, header, gpu=memory.gpu_nodes() and settings["GPU"] != "none"
+        )
+        self._server = LlamaServer(directory, self._log)
+        self._http = Http(self._server.address)
+        self._log.start()
+        self._start()
+        try:
+            asyncio.run(self._inspect())
+        except Error:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        if not self._server.start(self._params, self._header.size, self._progress):
+            if said := self._log.find("chat template"):
+                raise ModelError(f"its chat template fails: {_brief(said)}", file=self._settings.model)
+            raise self._log.load_error(self._settings, "it does not start")
+
+    async def _inspect(self) -> None:
+        """Learns what the loaded model is."""
+        settings = self._settings
+        n_gpu_layers, n_layers = self._log.offloaded or (0, self._header.block_count or 0)
+        self._log.check_gpu(settings, n_gpu_layers)
+        props = await self._http.json("GET", "/props")
+        meta = (await self._http.json("GET", "/v1/models"))["data"][0]["meta"]
+        can_fill = False
+        if not settings["EMBEDDING"]:
+            with contextlib.suppress(RefusedError):
+                await self._http.json(
+                    "POST", "/infill", {"input_prefix": "", "input_suffix": "", "n_predict": 1}
+                )
+                can_fill = True
+        await self._http.close()
+        self.facts = Facts(
+            engine="native",
+            engine_version=importlib.metadata.version("xllamacpp"),
+            n_ctx=props["default_generation_settings"]["n_ctx"],
+            n_ctx_train=meta["n_ctx_train"],
+            device=", ".join(self._log.devices) if n_gpu_layers else "cpu",
+            n_gpu_layers=n_gpu_layers,
+            n_layers=n_layers,
+        )
+        self.model = Model(
+            name=settings.name,
+            file=settings.model.name,
+            n_vocab=meta["n_vocab"],
+            embedding=settings["EMBEDDING"],
+            can_call=bool(props["chat_template_caps"].get("supports_tools")),
+            can_fill=can_fill,
+        )
+        vocabulary = self._vocabulary(props.get("chat_template") or "")
+        self._planner = Planner(lambda: vocabulary, self.facts.n_ctx, self.model.can_call)
+
+    def _vocabulary(self, template: str) -> Vocabulary:
+        source = template.encode()
+        control = (spellings.CONTROL, spellings.UNKNOWN)
+        return Vocabulary(
+            # llama.cpp takes what looks like a mark between turns for one, whatever the GGUF says of it
+            ((spelling, kind in control or (len(spelling) > 2 and spelling in source and _looks(spelling)))
+             for spelling, kind in spellings.read(self._settings.model)),
+            JOINER,
+        )  # fmt: skip
+
+    def self_test(self) -> None:
+        """See engines.Engine."""
+        job = Job("self-test")
+        try:
+            asyncio.run(self._test(job))
+        except ApiError as error:
+            raise ModelError(f"its chat template fails: {error.message}", file=self._settings.model) from None
+        except (RefusedError, OSError, ValueError) as error:
+            said = self._log.gpu() or _brief(str(error))
+            raise Error(f"the model loads but fails to answer: {said}") from None
+        finally:
+            self._log.stop()
+
+    async def _test(self, job: Job) -> None:
+        if self.model.embedding:
+            request = embedding({"input": "Hello"}, self.model)
+        else:
+            await self._fit_batch()
+            hello = [{"role": "user", "content": "Hello"}]
+            request = chat({"messages": hello, "max_tokens": 1}, self.model)
+        job.task = self.plan(request)
+        await self.run(request, job, asyncio.Queue())
+        await self._http.close()
+
+    async def _fit_batch(self) -> None:
+        """Starts the server again with a smaller batch where the one that it has takes too long."""
+        size = self._params["n_batch"]
+        seconds = await self._batch_seconds(size)
+        if seconds > MAX_BATCH_SECONDS and size > SMALLEST_BATCH:
+            # the first one may have been slow for a driver that compiles in it
+            seconds = min(seconds, await self._batch_seconds(size))
+        fitting = int(size * MAX_BATCH_SECONDS / seconds)
+        if fitting >= size or size <= SMALLEST_BATCH:
+            return
+        size = max(SMALLEST_BATCH, self.slots, 1 << max(fitting.bit_length() - 1, 0))
+        self._params |= {"n_batch": size, "n_ubatch": min(size, self._params["n_ubatch"])}
+        await self._http.close()
+        self._server.stop()
+        self._start()
+
+    async def _batch_seconds(self, size: int) -> float:
+        body = {"prompt": [1] * min(size, self.facts.n_ctx - 2), "n_predict": 1, "cache_prompt": False}
+        answer = await self._http.json("POST", "/completion", body)
+        return float(answer["timings"]["prompt_ms"]) / 1000
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """See engines.Engine."""
+        speeds = [speed for job in self._running if (speed := job.speed())]
+        return round(sum(speeds), 2) if speeds else self._speed
+
+    def alive(self, seconds: float) -> bool:
+        """See engines.Engine."""
+        return not self._running or time.monotonic() - self._moved < seconds
+
+    def plan(self, request: Request) -> Task:
+        """See engines.Engine."""
+        return self._planner.plan(request)
+
+    async def run(self, request: Request, job: Job, events: Events) -> None:
+        """See engines.Engine."""
+        start(job)
+        self._moved = time.monotonic()
+        task: Task = job.task
+        slot, keep = self._slots.take(job.user, task.prints)
+        self._running.add(job)
+        ended = False
+        try:
+            if task.inputs is not None:
+                work = self._embed(task.inputs, request, job)
+            else:
+                task.body |= {"id_slot": slot.number, "cache_prompt": keep}
+                work = self._answer(task, request, job, events)
+            ended = await self._until_unwanted(job, work)
+        except RefusedError as error:
+            raise explained(error, self.facts.n_ctx, chat=request.messages is not None) from None
+        finally:
+            self._running.discard(job)
+            if not ended and task.inputs is None:
+                await self._until_free(slot)
+            self._slots.give(slot)
+            self._speed = job.speed() or self._speed
+
+    async def _until_unwanted(self, job: Job, work: Coroutine[Any, Any, bool]) -> bool:
+        working = asyncio.ensure_future(work)
+        unwanted = asyncio.ensure_future(job.unwanted.wait())
+        try:
+            await asyncio.wait({working, unwanted}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            unwanted.cancel()
+            if not working.done():
+                working.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await working
+        job.check()
+        return working.result()
+
+    async def _answer(self, task: Task, request: Request, job: Job, events: Events) -> bool:
+        """Whether the server came to its end; else it is still to notice that nobody listens."""
+        answer = Answer(request, task, job, self.model.name)
+        job.reply = answer.reply
+        ended = True
+        async with contextlib.aclosing(self._http.events(task.path, task.body)) as stream:
+            async for event in stream:
+                self._moved = time.monotonic()
+                for chunk in answer.feed(event):
+                    answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
+                if not job.completion_tokens:
+                    budget.refuse_prompt(job, job.prompt_tokens, answers=True)
+                elif not answer.ended and (job.finishing or answer.used_up):
+                    ended = False
+                    break
+        for chunk in answer.finish():
+            answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
+        if request.stream:
+            answers.put(events, {"body": b"data: [DONE]"}, job)
+        else:
+            job.answer = answer.whole()
+        return ended
+
+    async def _embed(self, inputs: list[str], request: Request, job: Job) -> bool:
+        places = [f"input[{index}]" for index in range(len(inputs))]
+        if job.budget is not None:
+            counts = [len(await self._input(text, place)) for text, place in zip(inputs, places, strict=True)]
+            budget.refuse_prompt(job, sum(counts), answers=False)
+        found: list[list[float]] = []
+        some: list[list[int]] = []
+        for text, place in zip(inputs, places, strict=True):
+            some.append(await self._input(text, place))
+            if sum(map(len, some)) >= _EMBEDDED_TOKENS or place == places[-1]:
+                answer = await self._http.json("POST", "/v1/embeddings", {"input": some})
+                self._moved = time.monotonic()
+                job.prompt_tokens += sum(map(len, some))
+                data = sorted(answer["data"], key=lambda item: item["index"])
+                found += [vectors.unit(item["embedding"]) for item in data]
+                some = []
+        job.answer = vectors.answer(found, self.model.name, as_base64=request.base64)
+        return True
+
+    async def _input(self, text: str, place: str) -> list[int]:
+        """The tokens of an input for an embedding; control tokens are text in it."""
+        limit = min(self._params["n_ubatch"], self.facts.n_ctx)
+        tokens = await self._tokens(text, special=False)
+        if len(tokens) > limit:
+            raise too_long(len(tokens), limit, place)
+        if not tokens:
+            raise bad("an input comes to nothing", place)
+        return tokens
+
+    async def _until_free(self, slot: Slot) -> None:
+        """Waits until the server has noticed that a connection is closed: after its next batch or token."""
+        deadline = time.monotonic() + _FREE_SECONDS
+        while time.monotonic() < deadline:
+            found = await self._http.json("GET", "/slots")
+            if not found[slot.number]["is_processing"]:
+                return
+            await asyncio.sleep(0.005)
+
+    async def tokenize(self, text: str) -> list[int]:
+        """See engines.Engine."""
+        await asyncio.to_thread(self._planner.check_cost, [text])
+        return await self._tokens(text, special=True)
+
+    async def detokenize(self, tokens: list[int]) -> str:
+        """See engines.Engine."""
+        return str((await self._http.json("POST", "/detokenize", {"tokens": tokens}))["content"])
+
+    async def _tokens(self, text: str, *, special: bool) -> list[int]:
+        body = {"content": text, "add_special": True, "parse_special": special}
+        return list((await self._http.json("POST", "/tokenize", body))["tokens"])
+
+    def close(self) -> None:
+        """See engines.Engine."""
+        self._server.stop()
+
+
+def _looks(spelling: bytes) -> bool:
+    """Whether a token looks like a mark between turns."""
+    return spelling[:1] + spelling[-1:] in (b"<>", b"[]")
+
+
+def _brief(said: str) -> str:
+    """The last telling line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["?"]
+    return next((line for line in lines if line.startswith("Error: ")), lines[-1])[:200]
