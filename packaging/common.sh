@@ -32,6 +32,14 @@ apt_install() {
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
+    if [ -z "${dry_run:-}" ] && [ -d "${wheelhouse:-}/debs" ]; then
+        install_debs "$wheelhouse/debs"
+        return
+    fi
+    if [ -n "${dry_run:-}" ]; then
+        step "to be installed from apt: ${missing[*]}"
+        return
+    fi
     step "installing from apt: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     # An old list names files that the mirror no longer has; one update per run is enough.
@@ -48,6 +56,25 @@ apt_install() {
     }
 }
 
+# install_debs DIR: the packages that packaging/wheelhouse --suite put there, where this machine has none as new
+install_debs() {
+    local codename file files=() name version
+    codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    [ "$(cat "$1/SUITE")" = "$codename" ] || die "$1 is for $(cat "$1/SUITE"), and this is $codename" \
+        "packaging/wheelhouse --suite $codename makes another one"
+    for file in "$1"/*.deb; do
+        name=$(dpkg-deb -f "$file" Package)
+        version=$(dpkg-query -W -f '${Version}' "$name" 2>/dev/null) || version=
+        [ -n "$version" ] && dpkg --compare-versions "$version" ge "$(dpkg-deb -f "$file" Version)" || files+=("$file")
+    done
+    step "installing ${#files[@]} packages from $1"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends --no-download "${files[@]}" </dev/null >"$work/apt.log" 2>&1 || {
+        tail -n 15 "$work/apt.log" >&2
+        die "the packages of $1 could not be installed"
+    }
+}
+
 # quietly LOG COMMAND...: runs a command whose output only matters when it fails
 quietly() {
     local log=$1
@@ -58,9 +85,11 @@ quietly() {
     }
 }
 
-# wheelhouse_key [MODEL...]: names what a wheelhouse is made of; needs $python
+# wheelhouse_key ACCEL [MODEL...]: names what a wheelhouse is made of; needs $python
 wheelhouse_key() {
-    { "$python" -V && cat "$root"/packaging/*.lock && for model; do cat "$root/models/$model.toml"; done; } | sha256sum | cut -c1-16
+    local kind=${1#cpu}
+    shift
+    { "$python" -V && printf '%s' "$kind" && cat "$root"/packaging/*.lock && for model; do cat "$root/models/$model.toml"; done; } | sha256sum | cut -c1-16
 }
 
 # find_python: the distribution's own, for the services must survive whatever a user has in PATH

@@ -48,7 +48,7 @@ def current(host: Host) -> Iterator[Finding]:
         known = facts.gather()
     except Error:
         return  # code.py tells what is wrong with the environment
-    texts = render.units(known)
+    texts = render.units(known, host.config)
     for name, text in sorted(texts.items()):
         path = paths.UNITS / name
         sha256 = host.manifest.written.get(str(path))
