@@ -124,7 +124,7 @@ class WriteFile(Action):
         return self._manifest.written.get(str(self.path)) != self._wanted() or self.beside.exists()
 
     def apply(self, undo: Undo) -> None:
-        undo.make_directory(self.path.parent)
+        self._manifest.record_directories(undo.make_directory(self.path.parent))
         undo.file(self.beside)
         if self.kept:
             atomic.write(self.beside, self.text, self.mode)
@@ -168,7 +168,7 @@ class Link(Action):
     def apply(self, undo: Undo) -> None:
         if self.path.exists() and not self.path.is_symlink():
             raise Error(f"{self.path} is not a link of ours", hint="move it away and run this again")
-        undo.make_directory(self.path.parent)
+        self._manifest.record_directories(undo.make_directory(self.path.parent))
         undo.file(self.path)
         temporary = self.path.with_name(f".{self.path.name}.new")
         temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Manifest:
 
     :ivar written: path to sha256 of what we wrote there
     :ivar links: paths of our symbolic links
+    :ivar directories: which were made for these, and go once they are empty
     :ivar made: what else we made: `users`, `groups`, `role`, `database`; absent where it was there before us
     :ivar release: the environment that the services were last started with
     :ivar config: sha256 of the settings that they were last started with
@@ -34,6 +36,7 @@ class Manifest:
         self.file = file or paths.MANIFEST
         self.written: dict[str, str] = {}
         self.links: list[str] = []
+        self.directories: list[str] = []
         self.made: dict[str, Any] = {}
         self.release = ""
         self.config = ""
@@ -44,6 +47,7 @@ class Manifest:
                 self.written = dict(stored["files"])
                 self.release = str(stored["release"])
                 self.links = list(stored.get("links", ()))
+                self.directories = list(stored.get("directories", ()))
                 self.made = dict(stored.get("made", _ALL))
                 self.config = str(stored.get("config", ""))
                 self.source = str(stored.get("source", ""))
@@ -71,6 +75,12 @@ class Manifest:
             self.links.append(str(path))
             self.save()
 
+    def record_directories(self, made: Sequence[str]) -> None:
+        """Notes that we made these."""
+        if new := [path for path in made if path not in self.directories]:
+            self.directories += new
+            self.save()
+
     def forget(self, path: Path) -> None:
         """Notes that `path` is none of ours any more."""
         self.written.pop(str(path), None)
@@ -85,6 +95,7 @@ class Manifest:
             "source": self.source,
             "files": self.written,
             "links": sorted(self.links),
+            "directories": sorted(self.directories),
             "made": self.made,
         }
         atomic.write(self.file, json.dumps(stored, indent=1, sort_keys=True) + "\n", 0o644)

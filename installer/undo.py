@@ -71,16 +71,22 @@ class Undo:
             self._note(kind="file", path=str(path))
         self._seen.add(path)
 
-    def make_directory(self, path: Path) -> None:
-        """Makes a directory, and those above it, where they are missing."""
-        self.directories([path])
+    def make_directory(self, path: Path) -> list[str]:
+        """Makes a directory, and those above it, where they are missing; returns those that were made."""
+        missing = self.directories([path])
         path.mkdir(parents=True, exist_ok=True)
+        return missing
 
-    def directories(self, wanted: Sequence[Path]) -> None:
-        """Before directories, and those above them, are made. They go again only if they are empty."""
-        missing = {d for path in wanted for d in (path, *path.parents) if not d.exists()}
+    def directories(self, wanted: Sequence[Path]) -> list[str]:
+        """Before directories, and those above them, are made. They go again only if they are empty.
+
+        :returns: what is to be made, the deepest first
+        """
+        found = {str(d) for path in wanted for d in (path, *path.parents) if not d.exists()}
+        missing = sorted(found, reverse=True)
         if missing:
-            self._note(kind="directories", paths=sorted(map(str, missing), reverse=True))
+            self._note(kind="directories", paths=missing)
+        return missing
 
     def appearing(self, wanted: Sequence[Path]) -> None:
         """Before a service is started that makes these by itself; what is there already stays."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import grp
+import os
 import pwd
 import shutil
 from collections.abc import Callable, Iterator
@@ -117,6 +118,10 @@ def _files(manifest: Manifest, purge: bool) -> Iterator[Removal]:
         yield from map(_unlink, sorted(paths.UNITS.glob("*.wants/llama-server@*.service")))
     if paths.PRUNE_STAMP.exists():
         yield _unlink(paths.PRUNE_STAMP)
+    # those of the environment go with it
+    made = [path for path in manifest.directories if not Path(path).is_relative_to(paths.PREFIX)]
+    if made := sorted(filter(os.path.isdir, made), reverse=True):
+        yield Removal(f"remove {', '.join(made)}, where empty", partial(putback.remove_empty, made))
     yield Removal("reload systemd", _reload)
     if manifest.written and not purge:
         yield Removal(f"note it in {manifest.file}", partial(_forget, manifest))
@@ -131,7 +136,7 @@ def _reload() -> None:
 
 def _forget(manifest: Manifest) -> None:
     """Nothing on this host is ours any more but what a later purge must know."""
-    manifest.written, manifest.links = {}, []
+    manifest.written, manifest.links, manifest.directories = {}, [], []
     manifest.release = manifest.config = ""
     manifest.save()
 

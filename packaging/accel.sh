@@ -42,7 +42,7 @@ prebuilt_engine() {
     cuda=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\)\.\([0-9]*\).*/\1\2/p' | head -n 1)
     # a driver runs what was built for an older CUDA, whose libraries the wheel does not bring along
     for version in 125 124 123 122 121; do
-        if [ -z "$cuda" ] || [ $version -gt "$cuda" ]; then continue; fi
+        if [ -z "$cuda" ] || [ "$version" -gt "$cuda" ]; then continue; fi
         ldconfig -p | grep -q "libcudart\.so\.${version%?} " || continue
         if pip download --quiet --no-deps --only-binary :all: --no-cache-dir -d "$3" \
             --index-url "$engine_index/cu$version" "llama-cpp-python==$2" >/dev/null 2>&1; then
@@ -63,7 +63,7 @@ compile_for() {
     esac
     step "there is no wheel of llama-cpp-python $2 for $1: it must be compiled here, once; that takes"
     step "  $tool ($packages), 3 GB of disk and memory, and half an hour to an hour on 4 cores"
-    command -v $tool >/dev/null || die "$tool is not installed" \
+    command -v "$tool" >/dev/null || die "$tool is not installed" \
         "apt-get install $packages, then again; or --accel cpu, which leaves the GPU unused"
     [ -z "${yes:-}" ] || return 0
     if [ ! -t 0 ]; then die "there is no terminal to ask on" "--yes compiles it, --accel cpu leaves the GPU unused"; fi
