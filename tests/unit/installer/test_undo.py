@@ -62,12 +62,12 @@ def test_a_failure_puts_everything_back(host: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_puts_everything_back(host: Path, number: signal.Signals) -> None:
-    before = tree(host)
+    before, handlers = tree(host), [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)]
     with pytest.raises(KeyboardInterrupt), undo.transaction(print) as journal:
         change(journal, host)
         os.kill(os.getpid(), number)
     assert tree(host) == before
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
 def test_success_keeps_everything_and_leaves_no_journal(host: Path) -> None:
