@@ -33,7 +33,7 @@ def as_before(machine, wheelhouse):
     yield
     machine.shell(
         "llmsvc uninstall --purge --yes || /opt/llmsvc/venv/bin/llmsvc uninstall --purge --yes || :\n"
-        "rm -rf /root/newer /root/broken /opt/llmsvc"
+        "rm -rf /srv/newer /srv/broken /opt/llmsvc"
     )
     machine.shell(
         f"/src/packaging/install.sh --wheelhouse {wheelhouse} --key-file /root/llmsvc.key\n"
@@ -87,11 +87,11 @@ def test_an_upgrade_under_load_loses_nothing_and_a_failed_one_leaves_nothing(
     machine, wheelhouse, long, measured
 ):
     keys = [machine.add_user(f"load{n}", "--rate-limit", "1000000") for n in range(4)]
-    checkout(machine, "/src", "/root/newer", "0.1.1", 9001)
+    checkout(machine, "/src", "/srv/newer", "0.1.1", 9001)
     checkout(
         machine,
-        "/root/newer",
-        "/root/broken",
+        "/srv/newer",
+        "/srv/broken",
         "0.1.2",
         9002,
         "sed -i 's/^def main() -> int:/def main() -> int:\\n    raise SystemExit(1)/' llmsvc/proxy/main.py",
@@ -101,13 +101,13 @@ def test_an_upgrade_under_load_loses_nothing_and_a_failed_one_leaves_nothing(
     with load.running():
         answered(load, 2500 if long else 8)
         begin = time.time()
-        machine.exec("llmsvc", "upgrade", "/root/newer", "--wheelhouse", wheelhouse, seconds=300)
+        machine.exec("llmsvc", "upgrade", "/srv/newer", "--wheelhouse", wheelhouse, seconds=300)
         measured(f"{machine.suite}: upgrade under load", time.time() - begin)
         answered(load, 2500 if long else 8)
         assert machine.out("llmsvc", "--version") == "llmsvc 0.1.1"
         assert "new9001" in tables(machine)
         failed = machine.exec(
-            *("llmsvc", "upgrade", "/root/broken", "--wheelhouse", wheelhouse), check=False, seconds=300
+            *("llmsvc", "upgrade", "/srv/broken", "--wheelhouse", wheelhouse), check=False, seconds=300
         )
         assert failed.returncode != 0 and "putting back what was changed" in failed.stderr
         answered(load, 8)
