@@ -32,10 +32,6 @@ apt_install() {
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
-    if [ -z "${dry_run:-}" ] && [ -d "${wheelhouse:-}/debs" ]; then
-        install_debs "$wheelhouse/debs"
-        return
-    fi
     if [ -n "${dry_run:-}" ]; then
         step "to be installed from apt: ${missing[*]}"
         return
@@ -53,25 +49,6 @@ apt_install() {
     apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "${missing[@]}" </dev/null >"$work/apt.log" 2>&1 || {
         tail -n 15 "$work/apt.log" >&2
         die "apt-get could not install ${missing[*]}" "without a network these must be installed before, --wheelhouse does not hold them"
-    }
-}
-
-# install_debs DIR: the packages that packaging/wheelhouse --suite put there, where this machine has none as new
-install_debs() {
-    local codename file files=() name version
-    codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
-    [ "$(cat "$1/SUITE")" = "$codename" ] || die "$1 is for $(cat "$1/SUITE"), and this is $codename" \
-        "packaging/wheelhouse --suite $codename makes another one"
-    for file in "$1"/*.deb; do
-        name=$(dpkg-deb -f "$file" Package)
-        version=$(dpkg-query -W -f '${Version}' "$name" 2>/dev/null) || version=
-        [ -n "$version" ] && dpkg --compare-versions "$version" ge "$(dpkg-deb -f "$file" Version)" || files+=("$file")
-    done
-    step "installing ${#files[@]} packages from $1"
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends --no-download "${files[@]}" </dev/null >"$work/apt.log" 2>&1 || {
-        tail -n 15 "$work/apt.log" >&2
-        die "the packages of $1 could not be installed"
     }
 }
 
