@@ -108,7 +108,9 @@ class Plan:
                 lambda undo: release.make(Path(self.facts.release), undo),
             )
         local = self.proxy and self.config.local_database
-        yield from packages.actions(packages.wanted(database=local))
+        if not paths.PACKAGED:
+            # a package names what it needs, and may be installed by apt right now
+            yield from packages.actions(packages.wanted(database=local))
         yield from self._users_and_directories()
         yield from self._secrets_and_settings()
         if self.proxy:
