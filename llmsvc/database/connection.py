@@ -89,7 +89,9 @@ def _explained(error: psycopg.OperationalError, config: Config) -> UnavailableEr
     reason = said.rsplit("FATAL:", 1)[1].strip().splitlines()[0]
     hint = "see 'journalctl -u \"postgresql*\"'"
     if not config.local_database:
-        hint = f"is {paths.DATABASE_PASSWORD} right? 'llmsvc install --database URL' asks for it again"
+        hint = (
+            f"is {paths.DATABASE_PASSWORD} right? 'llmsvc install --database-password-file FILE' replaces it"
+        )
         if "does not exist" in reason:
             hint = f"role {role} and database {database} must be there: CREATE ROLE … LOGIN PASSWORD …"
     elif f'"{database}" does not exist' in reason or f'"{role}" does not exist' in reason:
