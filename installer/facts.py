@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import importlib.util
 import re
 import socket
-import sys
 from pathlib import Path
 
-from installer import package
+from installer import package, release
 from llmsvc import paths
-from llmsvc.errors import Error, UnavailableError
+from llmsvc.errors import UnavailableError
 from llmsvc.process import run
+
+OLDEST_SYSTEMD = 249
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,33 +27,38 @@ class Facts:
     gpu: str
     """The device nodes that the backend may use: none, nvidia, amd or drm."""
     release: str
-    """The environment behind /opt/llmsvc/venv; services that run another one must be restarted."""
+    """The environment that the services shall run from; see release.py."""
 
 
 def gather() -> Facts:
     """The facts of this host.
 
     :raises UnavailableError: systemd does not run, or is too old
-    :raises Error: not started from /opt/llmsvc/venv
+    :raises Error: the environment that we run in cannot be that of the services
     """
     if not Path("/run/systemd/system").is_dir():
         raise UnavailableError(
             "systemd does not run on this machine",
             hint="packaging/install.sh --sandbox sets llmsvc up in a throwaway machine where it does",
         )
-    if Path(sys.prefix).resolve() != paths.VENV.resolve():
-        raise Error(
-            f"the services run from {paths.VENV}, but this llmsvc lies in {sys.prefix}",
-            hint="use packaging/install.sh: it makes that environment and runs 'llmsvc install' from it",
+    version = installed_systemd()
+    if version < OLDEST_SYSTEMD:
+        raise UnavailableError(
+            f"systemd {version} is too old", hint=f"llmsvc needs systemd {OLDEST_SYSTEMD} or later"
         )
-    version = systemd_version(run(["systemctl", "--version"]).stdout)
-    if version < 249:
-        raise UnavailableError(f"systemd {version} is too old", hint="llmsvc needs systemd 249 or later")
     return Facts(
         systemd=version,
         gpu=gpu_kind(),
-        release=package.release() if paths.PACKAGED else str(paths.VENV.resolve()),
+        release=package.release() if paths.PACKAGED else str(release.wanted()),
     )
+
+
+def installed_systemd() -> int:
+    """The major version of this machine's systemd.
+
+    :raises UnavailableError: there is none
+    """
+    return systemd_version(run(["systemctl", "--version"]).stdout)
 
 
 def systemd_version(text: str) -> int:
@@ -76,6 +83,22 @@ def gpu_kind(dev: Path = Path("/dev")) -> str:
     if (dev / "kfd").exists():
         return "amd"
     return "drm" if (dev / "dri").is_dir() else "none"
+
+
+def gpu_hardware(sys: Path = Path("/sys"), dev: Path = Path("/dev")) -> str | None:
+    """What this machine has, and which --accel is for it: `NVIDIA GPU (cuda)`; None if nothing."""
+    if (dev / "nvidiactl").exists() or (dev / "dxg").exists():
+        return "NVIDIA GPU (cuda)"
+    found = set()
+    for device in (sys / "bus/pci/devices").glob("*"):
+        with contextlib.suppress(OSError):
+            if (device / "class").read_text().startswith("0x03"):
+                found.add((device / "vendor").read_text().strip())
+    if "0x10de" in found:
+        return "NVIDIA GPU (cuda)"
+    if "0x1002" in found:
+        return "AMD GPU (rocm or vulkan)"
+    return None
 
 
 def port_taken(host: str, port: int) -> str | None:

@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 
-from llmsvc import env
+from llmsvc import config, env, paths
 from llmsvc.errors import UsageError
+
+_SSL_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Database:
+    """What a connection URL says. A `host` that begins with a slash is the directory of a local socket."""
+
+    host: str
+    port: int
+    name: str
+    user: str
+    sslmode: str
+    sslrootcert: str | None
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine, and no password is needed."""
+        return self.host.startswith("/")
+
+    def settings(self) -> dict[str, str]:
+        """The same for config.env."""
+        values = {
+            "POSTGRES_AUTH_HOST": self.host,
+            "POSTGRES_AUTH_PORT": str(self.port),
+            "POSTGRES_AUTH_DB": self.name,
+            "POSTGRES_AUTH_USER": self.user,
+            "POSTGRES_AUTH_SSLMODE": self.sslmode,
+        }
+        return values | ({"POSTGRES_AUTH_SSLROOTCERT": self.sslrootcert} if self.sslrootcert else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,23 +47,75 @@ class Options:
 
     model: str | None = None
     """A catalogue name, a .gguf file or OWNER/REPO/FILE.gguf."""
-    listen: tuple[str, int] | None = None
-    """Address and port for clients."""
+    listen: tuple[str, ...] = ()
+    """Where clients connect, as parse_listen() returns it; a TCP address first."""
+    proxy: bool | None = None
+    """False: single-key mode."""
     wheelhouse: Path | None = None
     key_file: Path | None = None
+    database: Database | None = None
+    """Where PostgreSQL is."""
+    database_password: str | None = None
+    source: str = ""
+    """The checkout that this release was made from."""
 
 
-def parse_listen(text: str) -> tuple[str, int]:
-    """`127.0.0.1:8001`, `[::1]:8001` or `0.0.0.0:80` as address and port.
+def parse_listen(places: Sequence[str]) -> tuple[str, ...]:
+    """`127.0.0.1:8001`, `[::1]:8001`, `0.0.0.0:80`, `/run/llmsvc.sock`, in one way of writing.
 
-    :raises UsageError: it is something else
+    :raises UsageError: it is something else, or none of them is a TCP address
     """
-    match = re.fullmatch(r"(\[[^\]]+\]|[^:]+):([0-9]+)", text)
-    try:
-        if not match:
-            raise ValueError("must be ADDRESS:PORT")
-        return env.address(match[1]), int(env.integer(1, 65535)(match[2]))
-    except ValueError as error:
+    found = []
+    for text in places:
+        try:
+            found.append(config.listener(text))
+        except ValueError as error:
+            raise UsageError(
+                f"--listen {text}: {error}",
+                hint="for example --listen 0.0.0.0:8001, --listen '[::1]:8001' or --listen /run/llmsvc.sock",
+            ) from None
+    first = next((place for place in found if not place.startswith("/")), None)
+    if found and first is None:
         raise UsageError(
-            f"--listen {text}: {error}", hint="for example --listen 0.0.0.0:8001, or --listen '[::1]:8001'"
-        ) from None
+            "--listen names no TCP address, by which this machine checks its own service",
+            hint="add --listen 127.0.0.1:8001",
+        )
+    return tuple(dict.fromkeys([*([first] if first else []), *found]))
+
+
+def parse_database(text: str) -> Database:
+    """`postgresql://USER@HOST:PORT/NAME?sslmode=…&sslrootcert=…`, or `postgresql:///NAME?host=/DIRECTORY`.
+
+    :raises UsageError: it is something else, or holds a password
+    """
+    example = "for example --database 'postgresql://llmsvc@db.example.org:5432/llmsvc?sslmode=verify-full'"
+    try:
+        url = urllib.parse.urlsplit(text)
+        query = dict(
+            urllib.parse.parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query))
+        )
+        if url.scheme not in ("postgresql", "postgres"):
+            raise ValueError("must begin with postgresql://")
+        if url.password is not None or "password" in query:
+            raise UsageError(
+                "--database: a password on the command line can be read by everybody on this machine",
+                hint="leave it out: you are asked for it, or name a file by --database-password-file",
+            )
+        if unknown := query.keys() - {"host", "port", "sslmode", "sslrootcert"}:
+            raise ValueError(f"{unknown.pop()} is not known")
+        host = query.get("host") or urllib.parse.unquote(url.hostname or "") or "/run/postgresql"
+        local = host.startswith("/")
+        sslmode = query.get("sslmode", "prefer" if local else "verify-full")
+        if sslmode not in _SSL_MODES:
+            raise ValueError(f"sslmode must be one of {', '.join(_SSL_MODES)}")
+        port = query.get("port") or (str(url.port) if url.port else "5432")
+        return Database(
+            host=host,
+            port=int(env.integer(1, 65535)(port)),
+            name=urllib.parse.unquote(url.path.removeprefix("/")) or "llmsvc",
+            user=urllib.parse.unquote(url.username or "") or paths.PROXY_USER,
+            sslmode=sslmode,
+            sslrootcert=str(env.absolute_path(query["sslrootcert"])) if "sslrootcert" in query else None,
+        )
+    except ValueError as error:
+        raise UsageError(f"--database: {error}", hint=example) from None

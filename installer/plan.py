@@ -7,32 +7,33 @@ import pwd
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from installer import package, postgres, render
-from installer.actions import Action, Step, WriteFile
+from installer import data, package, packages, postgres, release, render, services, wanted
+from installer.actions import Action, Step, WriteFile, diff
 from installer.facts import Facts, port_taken
 from installer.manifest import Manifest
 from installer.options import Options
+from installer.starting import Starting
+from installer.undo import Undo
 from llmsvc import atomic, config, env, paths
-from llmsvc.accounts import audit, keys, keystore, local, meta, users
+from llmsvc.accounts import keys
 from llmsvc.config import Config
-from llmsvc.database import connect, schema
-from llmsvc.errors import ConflictError, Error
+from llmsvc.errors import ConflictError, UsageError
 from llmsvc.library import gguf, installing, sources, store
 from llmsvc.library.wanted import resolve
 from llmsvc.process import run
 from llmsvc.systemd import manager
 
 DEFAULT_MODEL = "smollm2"
-FIRST_USER = "admin"
-WATCH = ("llmsvc-models.path", "llmsvc-models.service", "llmsvc-models-reload.service")
-"""What makes changes in models.d known to systemd; the first is enabled."""
-PRUNE = "llmsvc-prune.timer"
+SYSUSERS, TMPFILES = paths.SYSUSERS / "llmsvc.conf", paths.TMPFILES / "llmsvc.conf"
+USERS = (paths.PROXY_USER, paths.BACKEND_USER)
+DIRECTORIES = (paths.MODELS_D, paths.CREDENTIALS, paths.MODELS, paths.RUN_INSTANCES, paths.CRASHES)
 
 
 class Plan:
-    """The actions for one host. `key` is the first user's key, once the plan has made one.
+    """The actions for one host.
 
     :param command_line: files that go with the command, as completions and the manual page: path to text
+    :ivar files: the files of ours among them
     """
 
     def __init__(self, facts: Facts, options: Options, command_line: Mapping[Path, str]) -> None:
@@ -40,15 +41,28 @@ class Plan:
         self.facts = facts
         self.options = options
         self.manifest = Manifest()
-        self.key: str | None = None
-        self._config_text = _wanted_config(options)
-        self.config: Config = config.parse(env.parse(self._config_text, paths.CONFIG_ENV), paths.CONFIG_ENV)
+        self.config_text = wanted.with_port(wanted.config_text(options), self.manifest)
+        self.config: Config = config.parse(env.parse(self.config_text, paths.CONFIG_ENV), paths.CONFIG_ENV)
         what = options.model or (None if store.default_model() else DEFAULT_MODEL)
         self.model = resolve(what) if what else None
         """The model to install and to make the default; None leaves what is there."""
+        self.proxy = self.config.llama_proxy_enabled
+        """False: single-key mode."""
+        if paths.PACKAGED and not self.proxy:
+            raise UsageError(
+                "the package has no units for single-key mode",
+                hint="packaging/install.sh --no-proxy sets it up",
+            )
+        self.accounts = data.Accounts(self.config, options.database_password, options.key_file)
         self.files: list[WriteFile] = []
-        self._stale: set[str] = set()
-        """Units that run with an older text, setting or release than what is on disk by now."""
+        self.units: dict[str, str] = {}
+        """The units of systemd among the files: name to text."""
+        self.actions = [*self._actions()]
+
+    @property
+    def key(self) -> str | None:
+        """The first user's key, or the one key, where this plan has made it."""
+        return self.accounts.key
 
     def check(self) -> None:
         """Finds what would make the plan fail half-way, before anything is changed.
@@ -57,220 +71,211 @@ class Plan:
         """
         if self.model and isinstance(self.model.source, sources.Local):
             gguf.read_header(self.model.source.path)
-        host, port = self.config.llama_proxy_host, self.config.llama_proxy_port
-        # a port that our own socket holds is free for another address of ours
-        ours = any(address.endswith(f":{port}") for address in _listening())
-        if not ours and (why := port_taken(host, port)):
-            raise ConflictError(
-                f"cannot listen on {host} port {port}: {why}",
-                hint="'ss -ltnp' tells who does; choose another one with --listen ADDRESS:PORT",
-            )
+        if self.proxy and not self.config.local_database:
+            self.accounts.check()
+        ours = services.listening(manager.SOCKET) | services.listening(manager.SERVER_SOCKET)
+        for place in self.config.listen:
+            host, _, port = place.rpartition(":")
+            # a port that our own socket holds is free for another address of ours
+            if place.startswith("/") or any(address.endswith(f":{port}") for address in ours):
+                continue
+            if why := port_taken(host.strip("[]"), int(port)):
+                raise ConflictError(
+                    f"cannot listen on {host} port {port}: {why}",
+                    hint="'ss -ltnp' tells who does; choose another one with --listen ADDRESS:PORT",
+                )
 
-    def actions(self) -> Iterator[Action]:
-        """The actions in order. Whether one is due is to be asked after those before it were applied."""
-        yield from self._users_and_directories()
-        yield from self._secrets_and_settings()
-        yield from self._database()
-        yield from self._units()
-        yield from self._model()
-        yield Step("make this machine's own key", self._local_key_due, self._make_local_key)
-        yield from self._services()
+    def pending(self) -> list[Action]:
+        """The actions that are due, in order. Changes nothing."""
+        due: list[Action] = []
+        for action in self.actions:
+            if action.due_after(due):
+                due.append(action)
+        return due
 
-    def first_user(self) -> Action:
+    def first_user(self) -> Action | None:
         """Makes the first user; last of all, for its key is shown once and no later failure may lose it."""
-        return Step(f"create the first user, {FIRST_USER}", self._first_user_due, self._first_user)
+        return self.accounts.first_user if self.proxy else None
 
     # ------------------------------------------------------------------------------------------------------
 
-    def _users_and_directories(self) -> Iterator[Action]:
-        sysusers, tmpfiles = paths.SYSUSERS / "llmsvc.conf", paths.TMPFILES / "llmsvc.conf"
-        directories = (paths.MODELS_D, paths.CREDENTIALS, paths.MODELS, paths.RUN_INSTANCES, paths.CRASHES)
+    def _actions(self) -> Iterator[Action]:
         if not paths.PACKAGED:
-            yield self._file(sysusers, _ours("llmsvc.sysusers"))
+            yield Step(
+                "package",
+                f"make the environment {self.facts.release}",
+                lambda: not release.complete(Path(self.facts.release)),
+                lambda undo: release.make(Path(self.facts.release), undo),
+            )
+        local = self.proxy and self.config.local_database
+        if not paths.PACKAGED:
+            # a package names what it needs, and may be installed by apt right now
+            yield from packages.actions(packages.wanted(database=local))
+        yield from self._users_and_directories()
+        yield from self._secrets_and_settings()
+        if self.proxy:
+            cluster = [*postgres.actions(self.config, self.manifest)] if local else []
+            yield from cluster
+            yield from self.accounts.migrations(cluster)
+        yield from self._units()
+        yield from self._model()
+        if self.proxy:
+            yield self.accounts.local_key
+        yield from self._starting().actions()
+
+    def _users_and_directories(self) -> Iterator[Action]:
+        if not paths.PACKAGED:
+            yield self._file(SYSUSERS, render.ours("llmsvc.sysusers"))
         yield Step(
-            f"create the users {paths.PROXY_USER} and {paths.BACKEND_USER}, the group {paths.ADMIN_GROUP}",
+            "user",
+            f"create the users {' and '.join(USERS)}, the group {paths.ADMIN_GROUP}",
             _users_missing,
-            lambda: run(["systemd-sysusers", sysusers]),
+            lambda undo: self._make_users(undo),
         )
         if not paths.PACKAGED:
-            yield self._file(tmpfiles, _ours("llmsvc.tmpfiles"))
+            yield self._file(TMPFILES, render.ours("llmsvc.tmpfiles"))
         yield Step(
-            "create the directories in /etc/llmsvc and /var/lib/llmsvc",
-            lambda: not all(directory.is_dir() for directory in directories),
-            lambda: run(["systemd-tmpfiles", "--create", tmpfiles]),
+            "directory",
+            f"create the directories {', '.join(map(str, DIRECTORIES))}",
+            lambda: not all(directory.is_dir() for directory in DIRECTORIES),
+            _make_directories,
         )
 
     def _secrets_and_settings(self) -> Iterator[Action]:
+        if self.proxy:
+            yield Step(
+                "secret",
+                "make the pepper of the key store",
+                lambda: not paths.PEPPER.exists(),
+                lambda undo: _write(undo, paths.PEPPER, keys.generate_pepper(), 0o600),
+            )
+        else:
+            yield self.accounts.one_key
+        if self.proxy and not self.config.local_database:
+            yield Step(
+                "secret",
+                "store the password of the database",
+                self._password_due,
+                lambda undo: _write(
+                    undo, paths.DATABASE_PASSWORD, self.options.database_password or "", 0o600
+                ),
+            )
         yield Step(
-            "make the pepper of the key store",
-            lambda: not paths.PEPPER.exists(),
-            lambda: atomic.write(paths.PEPPER, keys.generate_pepper(), 0o600),
-        )
-        yield Step(
+            "file",
             f"write {paths.CONFIG_ENV}",
-            lambda: _text(paths.CONFIG_ENV) != self._config_text,
-            self._write_config,
+            lambda: not paths.CONFIG_ENV.exists() or bool(diff(paths.CONFIG_ENV, self.config_text)),
+            lambda undo: _write(undo, paths.CONFIG_ENV, self.config_text, 0o644),
+            details=lambda: diff(paths.CONFIG_ENV, self.config_text),
         )
-
-    def _database(self) -> Iterator[Action]:
-        if self.config.postgres_auth_host.startswith("/"):
-            yield from postgres.actions(self.config)
-        yield Step("apply the database migrations", self._migrations_due, self._migrate)
 
     def _units(self) -> Iterator[Action]:
         if paths.PACKAGED:
-            for path, text in package.drop_ins(render.units(self.facts)).items():
+            for path, text in package.drop_ins(render.units(self.facts, self.config)).items():
                 yield self._file(path, text)
             return
-        yield self._file(paths.GENERATORS / "llmsvc-generator", _ours("llmsvc-generator"), mode=0o755)
-        units = {name: _ours(name) for name in (manager.SOCKET, manager.SLICE, *WATCH, PRUNE)}
-        for name, text in sorted((units | render.units(self.facts)).items()):
-            yield self._file(paths.UNITS / name, text)
+        for path, (text, mode) in render.files(self.facts, self.config).items():
+            if path in (SYSUSERS, TMPFILES):
+                continue
+            # an old polkit takes no rules; one that is yet to be installed does
+            if path.parent != paths.POLKIT_RULES or path.parent.is_dir() or packages.missing("polkitd"):
+                yield self._file(path, text, mode)
+            if path.parent == paths.UNITS:
+                self.units[path.name] = text
         for path, text in self._command_line.items():
             yield self._file(path, text)
-        if paths.POLKIT_RULES.is_dir():
-            yield self._file(paths.POLKIT_RULES / "50-llmsvc.rules", _ours("50-llmsvc.rules"))
 
     def _model(self) -> Iterator[Action]:
-        if self.model:
-            what, name = self.options.model or DEFAULT_MODEL, self.model.name
-            wheels = installing.Options(wheelhouse=self.options.wheelhouse)
-            yield Step(
-                f"install the model {name} from {self.model.source}",
-                lambda: installing.pending(what) is not None,
-                lambda: installing.ensure(what, config=self.config, options=wheels),
-            )
-            yield Step(
-                f"make {name} the default model",
-                lambda: store.default_model() != name,
-                lambda: store.set_default(name),
-            )
-        yield Step("reload systemd", self._reload_due, manager.daemon_reload)
-
-    def _services(self) -> Iterator[Action]:
-        if self.manifest.release != self.facts.release:
-            self._stale |= {manager.PROXY, "llama-server@.service"}
-        boot = [manager.SOCKET, manager.PROXY, WATCH[0], PRUNE]
+        if self.model is None:
+            return
+        what, name = self.options.model or DEFAULT_MODEL, self.model.name
         yield Step(
-            "enable the services at boot",
-            lambda: run(["systemctl", "is-enabled", *boot], check=False).stdout.split() != ["enabled"] * 4,
-            lambda: run(["systemctl", "enable", "-q", *boot]),
+            "model",
+            f"install the model {name} from {self.model.source}",
+            lambda: installing.pending(what) is not None,
+            lambda undo: self._install_model(undo, what, name),
         )
-        for watching in (WATCH[0], PRUNE):
-            yield self._start(watching)
-        yield Step("start auth-proxy", self._proxy_due, self._start_proxy)
-        name = self.model.name if self.model else manager.active_model() or store.default_model()
-        if name:
+        if self.facts.gpu != "none":
             yield Step(
-                f"start llama-server@{name}",
-                lambda: manager.active_model() != name or "llama-server@.service" in self._stale,
-                lambda: self._start_model(name),
+                "model",
+                f"have {name} start only with the GPU (REQUIRE_GPU=1)",
+                lambda: _gpu_optional(name),
+                lambda undo: _require_gpu(undo, name),
             )
         yield Step(
-            "note which release runs", lambda: self.manifest.release != self.facts.release, self._note_release
+            "model",
+            f"make {name} the default model",
+            lambda: store.default_model() != name,
+            lambda undo: _set_default(undo, name),
+        )
+
+    def _starting(self) -> Starting:
+        return Starting(
+            config=self.config,
+            config_text=self.config_text,
+            release=self.facts.release,
+            manifest=self.manifest,
+            files=self.files,
+            units=self.units,
+            model=self.model.name if self.model else None,
+            new_password=self.proxy and not self.config.local_database and self._password_due(),
+            source=self.options.source,
         )
 
     # ------------------------------------------------------------------------------------------------------
 
     def _file(self, path: Path, text: str, mode: int = 0o644) -> WriteFile:
-        # a drop-in stands for its unit
-        unit = path.parent.name.removesuffix(".d") if path.name == package.DROP_IN else path.name
-        action = WriteFile(path, text, self.manifest, mode=mode, written=lambda _: self._stale.add(unit))
+        action = WriteFile(path, text, self.manifest, mode=mode)
         self.files.append(action)
         return action
 
-    def _start(self, unit: str) -> Action:
-        return Step(
-            f"start {unit}",
-            lambda: unit in self._stale or manager.state(unit).active != "active",
-            lambda: run(["systemctl", "restart", unit]),
-        )
-
-    def _write_config(self) -> None:
-        atomic.write(paths.CONFIG_ENV, self._config_text, 0o644)
-        self._stale.add(manager.PROXY)
-
-    def _migrations_due(self) -> bool:
-        with connect(self.config) as connection:
-            return bool(schema.pending(connection))
-
-    def _migrate(self) -> None:
-        with connect(self.config) as connection:
-            schema.migrate(connection)
-
-    def _local_key_due(self) -> bool:
-        with connect(self.config) as connection:
-            pepper = keys.read_pepper(paths.PEPPER)
-            meta.bind_pepper(connection, pepper)
-            return not local.is_current(connection, pepper, paths.LOCAL_KEY)
-
-    def _make_local_key(self) -> None:
-        with connect(self.config) as connection:
-            local.ensure(connection, keys.read_pepper(paths.PEPPER), paths.LOCAL_KEY)
-
-    def _first_user_due(self) -> bool:
-        with connect(self.config) as connection:
-            return not users.every(connection)
-
-    def _first_user(self) -> None:
-        pepper = keys.read_pepper(paths.PEPPER)
-        with connect(self.config) as connection, connection.transaction():
-            users.create(connection, FIRST_USER, role="admin")
-            self.key = keystore.add(connection, pepper, FIRST_USER).secret
-            audit.record(connection, "user add", FIRST_USER)
-            # before the commit: a file that cannot be written must not cost the only sight of the key
-            if self.options.key_file:
-                atomic.write(self.options.key_file, self.key + "\n", 0o600)
-
-    def _address(self) -> str:
-        host = self.config.llama_proxy_host
-        return f"{f'[{host}]' if ':' in host else host}:{self.config.llama_proxy_port}"
-
-    def _reload_due(self) -> bool:
-        name = self.model.name if self.model else store.default_model()
-        units = [manager.PROXY, manager.SOCKET, *([manager.unit(name)] if name else [])]
-        shown = run(["systemctl", "show", "-p", "NeedDaemonReload,LoadState", *units]).stdout
-        listening = _listening()
-        if listening and self._address() not in listening:
-            self._stale.add(manager.SOCKET)
-        return (
-            bool(self._stale)
-            or "NeedDaemonReload=yes" in shown
-            or "LoadState=not-found" in shown
-            or (name is not None and not manager.known(name))
-        )
-
-    def _proxy_due(self) -> bool:
-        return bool(self._stale & {manager.PROXY, manager.SOCKET}) or any(
-            state.active != "active" for state in manager.states([manager.SOCKET, manager.PROXY])
-        )
-
-    def _start_proxy(self) -> None:
-        if manager.SOCKET in self._stale:
-            run(["systemctl", "stop", manager.PROXY, manager.SOCKET])
-        run(["systemctl", "start", manager.SOCKET])
-        try:
-            run(["systemctl", "restart", manager.PROXY])
-        except Error as error:
-            raise Error(error.message, hint=f"journalctl -u {manager.PROXY} -n 20 tells why") from None
-
-    def _start_model(self, name: str) -> None:
-        if manager.active_model() == name:
-            manager.restart(name)
-        else:
-            manager.switch(name)
-
-    def _note_release(self) -> None:
-        self.manifest.release = self.facts.release
+    def _make_users(self, undo: Undo) -> None:
+        made = undo.users(USERS, (*USERS, paths.ADMIN_GROUP))
+        run(["systemd-sysusers", SYSUSERS])
+        for kind, names in made.items():
+            self.manifest.made[kind] = sorted({*self.manifest.made.get(kind, ()), *names})
         self.manifest.save()
 
+    def _password_due(self) -> bool:
+        if not paths.DATABASE_PASSWORD.exists():
+            return True
+        given = self.options.database_password
+        return given is not None and paths.DATABASE_PASSWORD.read_text(encoding="utf-8") != given
 
-def _ours(name: str) -> str:
-    return paths.data("units", name).read_text(encoding="utf-8")
+    def _install_model(self, undo: Undo, what: str, name: str) -> None:
+        env_file = store.env_file(name)
+        undo.file(env_file)
+        assert self.model
+        undo.model(self.config.llama_models_dir, keep=isinstance(self.model.source, sources.Hub))
+        wheels = installing.Options(wheelhouse=self.options.wheelhouse)
+        installing.ensure(what, config=self.config, options=wheels)
 
 
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+def _write(undo: Undo, path: Path, text: str, mode: int) -> None:
+    undo.file(path)
+    atomic.write(path, text, mode)
+
+
+def _make_directories(undo: Undo) -> None:
+    undo.directories(DIRECTORIES)
+    run(["systemd-tmpfiles", "--create", TMPFILES])
+
+
+def _gpu_optional(name: str) -> bool:
+    """Whether the model would start without the GPU though nobody said so."""
+    entries = {key: entry.value for key, entry in env.read(store.env_file(name)).items()}
+    unwanted = entries.get("GPU") == "none" or entries.get("N_GPU_LAYERS") == "0"
+    return "REQUIRE_GPU" not in entries and not unwanted
+
+
+def _require_gpu(undo: Undo, name: str) -> None:
+    file = store.env_file(name)
+    text = env.set_values(file.read_text(encoding="utf-8"), {"REQUIRE_GPU": "1"})
+    _write(undo, file, text, 0o644)
+
+
+def _set_default(undo: Undo, name: str) -> None:
+    undo.file(paths.DEFAULT_MODEL)
+    store.set_default(name)
 
 
 def _users_missing() -> bool:
@@ -281,21 +286,3 @@ def _users_missing() -> bool:
     except KeyError:
         return True
     return False
-
-
-def _listening() -> set[str]:
-    """Each ADDRESS:PORT of auth-proxy.socket as systemd knows them; none where it does not listen."""
-    shown = run(["systemctl", "show", "-p", "Listen,ActiveState", manager.SOCKET], check=False).stdout
-    lines = [line.partition("=") for line in shown.splitlines()]
-    if ("ActiveState", "=", "active") not in lines:
-        return set()
-    return {value.split(" ")[0] for key, _, value in lines if key == "Listen"}
-
-
-def _wanted_config(options: Options) -> str:
-    """config.env as it shall be: the admin's own text with what the options ask for, or a new one."""
-    wanted = {}
-    if options.listen:
-        wanted = {"LLAMA_PROXY_HOST": options.listen[0], "LLAMA_PROXY_PORT": str(options.listen[1])}
-    text = _text(paths.CONFIG_ENV)
-    return render.config_env(wanted) if text is None else env.set_values(text, wanted)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 
 import jinja2
 
+from installer import services
 from installer.facts import Facts
 from llmsvc import config, paths
+from llmsvc.config import Config
 from llmsvc.systemd import manager
 
-FIXED = (
-    manager.SOCKET,
-    manager.SLICE,
-    "llmsvc-models.path",
-    "llmsvc-models.service",
-    "llmsvc-models-reload.service",
-    "llmsvc-prune.timer",
-)
+DEFAULTS = config.parse({}, paths.CONFIG_ENV)
+FIXED = (manager.SOCKET, manager.SLICE, *services.WATCH, services.PRUNE)
 """Units that are the same on every host."""
+_WITH_PROXY = (manager.SOCKET, manager.PROXY, services.PRUNE, services.PRUNE.replace(".timer", ".service"))
+"""What single-key mode does without."""
 
 
 def environment() -> jinja2.Environment:
@@ -33,12 +32,16 @@ def environment() -> jinja2.Environment:
     )
 
 
-def units(facts: Facts) -> dict[str, str]:
-    """The text of every rendered unit, by its file name, for this host's systemd and GPU."""
+def units(facts: Facts, settings: Config = DEFAULTS) -> dict[str, str]:
+    """The text of every rendered unit, by its file name, for a host's systemd, GPU and settings."""
     jinja = environment()
     variables = {
         "systemd": facts.systemd,
         "gpu": facts.gpu,
+        "single_key": not settings.llama_proxy_enabled,
+        "local_database": settings.local_database,
+        # of a name nobody knows the addresses that it will have
+        "database_address": _address(settings.postgres_auth_host),
         "venv": paths.VENV,
         # not the release behind the link: a unit must survive an upgrade
         "data": paths.VENV / "share/llmsvc",
@@ -56,19 +59,9 @@ def units(facts: Facts) -> dict[str, str]:
     }
 
 
-def files(facts: Facts) -> dict[Path, tuple[str, int]]:
-    """Text and mode of every unit, and of what belongs to the units, by its path."""
-    found = {
-        paths.SYSUSERS / "llmsvc.conf": (ours("llmsvc.sysusers"), 0o644),
-        paths.TMPFILES / "llmsvc.conf": (ours("llmsvc.tmpfiles"), 0o644),
-        paths.GENERATORS / "llmsvc-generator": (ours("llmsvc-generator"), 0o755),
-        paths.POLKIT_RULES / "50-llmsvc.rules": (ours("50-llmsvc.rules"), 0o644),
-    }
-    for name in FIXED:
-        found[paths.UNITS / name] = (ours(name), 0o644)
-    for name, text in units(facts).items():
-        found[paths.UNITS / name] = (text, 0o644)
-    return found
+def config_env(values: dict[str, str]) -> str:
+    """A new config.env: every setting documented, `values` set, the others shown as comments."""
+    return environment().get_template("config.env.j2").render(settings=config.CONFIG, values=values)
 
 
 def ours(name: str) -> str:
@@ -76,6 +69,25 @@ def ours(name: str) -> str:
     return paths.data("units", name).read_text(encoding="utf-8")
 
 
-def config_env(values: dict[str, str]) -> str:
-    """A new config.env: every setting documented, `values` set, the others shown as comments."""
-    return environment().get_template("config.env.j2").render(settings=config.CONFIG, values=values)
+def files(facts: Facts, settings: Config = DEFAULTS) -> dict[Path, tuple[str, int]]:
+    """Text and mode of every unit, and of what belongs to the units, by its path."""
+    found = {
+        paths.SYSUSERS / "llmsvc.conf": (ours("llmsvc.sysusers"), 0o644),
+        paths.TMPFILES / "llmsvc.conf": (ours("llmsvc.tmpfiles"), 0o644),
+        paths.GENERATORS / "llmsvc-generator": (ours("llmsvc-generator"), 0o755),
+        paths.POLKIT_RULES / "50-llmsvc.rules": (ours("50-llmsvc.rules"), 0o644),
+    }
+    texts = {name: ours(name) for name in FIXED} | units(facts, settings)
+    if not settings.llama_proxy_enabled:
+        texts = {name: text for name, text in texts.items() if name not in _WITH_PROXY}
+        texts[manager.SERVER_SOCKET] = ours(manager.SERVER_SOCKET)
+    for name, text in sorted(texts.items()):
+        found[paths.UNITS / name] = (text, 0o644)
+    return found
+
+
+def _address(host: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None

@@ -1,8 +1,11 @@
-"""The last step: asks the model through the proxy, as a client would, and tells who can reach the port."""
+"""The last step: asks the model as a client would, and tells who can reach the port."""
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
+import json
+import socket
 import time
 
 from llmsvc import client, paths
@@ -19,7 +22,8 @@ def ask(config: Config) -> str:
 
     :raises UnavailableError: no answer
     """
-    key = paths.LOCAL_KEY.read_text(encoding="ascii").strip()
+    file = paths.LOCAL_KEY if config.llama_proxy_enabled else paths.API_KEY
+    key = file.read_text(encoding="ascii").strip()
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -32,9 +36,29 @@ def ask(config: Config) -> str:
         return answer
 
 
+def device(name: str) -> str:
+    """Where the model runs, as its backend, inside its sandbox, says: `CPU`, `CUDA0, 33 of 33 layers`.
+
+    :raises UnavailableError: it does not answer
+    """
+    connection = http.client.HTTPConnection("backend", timeout=10)
+    try:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(10)
+        connection.sock.connect(str(paths.instance_socket(name)))
+        connection.request("GET", "/health")
+        health = json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise UnavailableError(f"the backend of {name} does not answer: {error}") from None
+    finally:
+        connection.close()
+    layers = health["n_gpu_layers"]
+    return f"{health['device']}, {layers} of {health['n_layers']} layers" if layers else str(health["device"])
+
+
 def reach(config: Config) -> str:
     """Who can reach the port, and the one command that changes it; for people."""
-    host, port = config.llama_proxy_host, config.llama_proxy_port
+    host, port = config.address
     bound = ipaddress.ip_address(host)
     tls = config.llama_proxy_tls_cert is not None
     if bound.is_loopback:

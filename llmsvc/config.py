@@ -32,7 +32,39 @@ SECRETS = {
 ENGINES = ("llama-cpp-python", "native")
 """What can run a model."""
 
+_UNIX_SOCKET = re.compile(r"(/[A-Za-z0-9._-]+)+\Z")
+_TCP = re.compile(r"(\[[^\]]+\]|[^:\s]+):([0-9]+)\Z")
+
+
+def listener(text: str) -> str:
+    """`127.0.0.1:8001`, `[::1]:8001` or the path of a unix socket, as systemd's ListenStream= has it."""
+    if text.startswith("/"):
+        if not _UNIX_SOCKET.match(text):
+            raise ValueError(f"a path may have letters, digits, '.', '_' and '-' in it, not as {text[:60]!r}")
+        return text
+    match = _TCP.match(text)
+    if not match:
+        raise ValueError("must be ADDRESS:PORT, or the path of a unix socket")
+    return _stream(env.address(match[1]), env.integer(1, 65535)(match[2]))
+
+
+def listeners(text: str) -> list[str]:
+    """Several of them, with blanks between."""
+    return [listener(word) for word in text.split()]
+
+
+def _stream(host: str, port: int) -> str:
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
 CONFIG: tuple[env.Setting, ...] = (
+    env.Setting(
+        "LLAMA_PROXY_ENABLED",
+        env.boolean,
+        "1",
+        "0: single-key mode, without proxy and database: the model itself listens on LLAMA_SERVER_HOST and "
+        "_PORT, and one key is for all. To be changed by 'llmsvc install --no-proxy' and '--proxy'.",
+    ),
     env.Setting(
         "LLAMA_PROXY_HOST",
         env.address,
@@ -57,6 +89,25 @@ CONFIG: tuple[env.Setting, ...] = (
         env.absolute_path,
         "",
         "File with the certificate's private key (PEM, without a password); only root need read it.",
+    ),
+    env.Setting(
+        "LLAMA_PROXY_LISTEN",
+        listeners,
+        "",
+        "More places on which clients reach the service, with blanks between: ADDRESS:PORT, [IPV6]:PORT, or "
+        "the path of a unix socket.",
+    ),
+    env.Setting(
+        "LLAMA_SERVER_HOST",
+        env.address,
+        "127.0.0.1",
+        "In single-key mode: address on which clients reach the model.",
+    ),
+    env.Setting(
+        "LLAMA_SERVER_PORT",
+        env.integer(1, 65535),
+        "8000",
+        "In single-key mode: TCP port on which clients reach the model.",
     ),
     env.Setting(
         "LLAMA_PROXY_RATE_LIMIT",
@@ -266,6 +317,13 @@ CONFIG: tuple[env.Setting, ...] = (
         "PostgreSQL: TLS over TCP, as libpq names it.",
     ),
     env.Setting(
+        "POSTGRES_AUTH_SSLROOTCERT",
+        env.absolute_path,
+        "/etc/ssl/certs/ca-certificates.crt",
+        "PostgreSQL: certificates of the authorities that may have signed the server's, for verify-ca and "
+        "verify-full.",
+    ),
+    env.Setting(
         "LLAMA_LEDGER_RETENTION_DAYS",
         env.integer(0, 36500),
         "90",
@@ -286,10 +344,14 @@ _KNOWN = {setting.key for setting in CONFIG}
 class Config:
     """The values of config.env. Fields are the keys in lower case; units as CONFIG says."""
 
+    llama_proxy_enabled: bool
     llama_proxy_host: str
     llama_proxy_port: int
     llama_proxy_tls_cert: Path | None
     llama_proxy_tls_key: Path | None
+    llama_proxy_listen: list[str] | None
+    llama_server_host: str
+    llama_server_port: int
     llama_proxy_rate_limit: int
     llama_proxy_rate_window_seconds: int
     llama_proxy_concurrent: int
@@ -321,16 +383,45 @@ class Config:
     postgres_auth_db: str
     postgres_auth_user: str
     postgres_auth_sslmode: str
+    postgres_auth_sslrootcert: Path
     llama_ledger_retention_days: int
     llama_models_dir: Path
 
     @property
+    def local_database(self) -> bool:
+        """Whether PostgreSQL is one of this machine, reached by its unix socket without a password."""
+        return self.postgres_auth_host.startswith("/")
+
+    @property
+    def verifies_database(self) -> bool:
+        """Whether PostgreSQL must show a certificate that somebody signed."""
+        return self.postgres_auth_sslmode in ("verify-ca", "verify-full")
+
+    @property
+    def listen(self) -> list[str]:
+        """Where clients connect, as systemd's ListenStream= has it."""
+        more = self.llama_proxy_listen or [] if self.llama_proxy_enabled else []
+        first = _stream(*self.address)
+        return [first, *(place for place in more if place != first)]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients connect in the first place: address and TCP port."""
+        if self.llama_proxy_enabled:
+            return self.llama_proxy_host, self.llama_proxy_port
+        return self.llama_server_host, self.llama_server_port
+
+    @property
     def base_url(self) -> str:
         """The base URL for clients on this machine, ending in /v1."""
-        host = self.llama_proxy_host
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        scheme = "http" if self.llama_proxy_tls_cert is None else "https"
-        return f"{scheme}://{host}:{self.llama_proxy_port}/v1"
+        host, port = self.address
+        scheme = "https" if self.has_tls else "http"
+        return f"{scheme}://{_stream({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}/v1"
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether clients speak HTTPS; in single-key mode they never do."""
+        return self.llama_proxy_enabled and self.llama_proxy_tls_cert is not None
 
 
 def load(file: Path = paths.CONFIG_ENV) -> Config:

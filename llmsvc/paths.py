@@ -13,6 +13,10 @@ DEFAULT_MODEL = ETC / "default-model"
 """Symlink to models.d/NAME.env: the model that starts at boot."""
 CREDENTIALS = ETC / "credentials"
 PEPPER = CREDENTIALS / "pepper"
+DATABASE_PASSWORD = CREDENTIALS / "database-password"
+"""Of a PostgreSQL that is reached over TCP; empty where it asks for none."""
+API_KEY = CREDENTIALS / "api-key"
+"""The one key of single-key mode."""
 LOCAL_KEY = CREDENTIALS / "local-key"
 
 SAVED = Path("/var/backups/llmsvc")
@@ -22,6 +26,10 @@ STATE = Path("/var/lib/llmsvc")
 MODELS = STATE / "models"
 PROXY_STATE = STATE / "proxy"
 MANIFEST = STATE / "manifest.json"
+UNDO = STATE / "undo"
+"""What a running installation has changed; see installer/undo.py."""
+BACKUPS = STATE / "backups"
+"""Dumps of the database from before its last migration; root's own."""
 GOOD_MODELS = STATE / "good-models"
 """Models that once became ready, one name a line, the latest first; written by units/instance-hook."""
 USED_MODELS = STATE / "used-models"
@@ -47,6 +55,8 @@ PROXY_STATUS = Path("/run/llmsvc-proxy/status.json")
 """What the proxy is doing, for everybody."""
 RUN_INSTANCES = Path("/run/llama-server")
 """One RuntimeDirectory an instance, /run/llama-server/NAME; it exists exactly while the instance does."""
+PRUNE_STAMP = Path("/var/lib/systemd/timers/stamp-llmsvc-prune.timer")
+"""When llmsvc-prune.timer last fired; by systemd."""
 INSTALL_LOCK = Path("/run/llmsvc-install")
 """A directory that is locked while an installation runs."""
 

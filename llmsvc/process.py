@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO
+from typing import IO, NoReturn
 
 from llmsvc.errors import DeniedError, Error, UnavailableError
 
@@ -32,7 +32,8 @@ def run(
     argv: Sequence[str | os.PathLike[str]],
     *,
     check: bool = True,
-    stdin: str | None = None,
+    stdin: str | IO[str] | None = None,
+    stdout: IO[str] | None = None,
     env: Mapping[str, str] | None = None,
     keep_env: Sequence[str] = (),
     seconds: float | None = None,
@@ -41,23 +42,24 @@ def run(
     """Runs a program with a clean environment and returns its result, stdout and stderr as text.
 
     :param check: raise ProcessError on a status other than 0
-    :param stdin: text for its standard input; nothing by default
+    :param stdin: text, or an open file, for its standard input; nothing by default
+    :param stdout: an open file for its standard output, which is then not in the result
     :param env: variables to add
     :param keep_env: names of our own variables to pass on beside the few that always are
     :param seconds: kill it after this time
     :raises UnavailableError: the program is not installed, or it took too long
     """
     args = [os.fspath(a) for a in argv]
-    clean = _environment(env, keep_env)
     try:
         done = subprocess.run(
             args,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
+            input=stdin if isinstance(stdin, str) else None,
+            stdin=None if isinstance(stdin, str) else stdin or subprocess.DEVNULL,
+            stdout=stdout or subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=clean,
+            env=_environment(env, keep_env),
             timeout=seconds,
             check=False,
         )
@@ -66,7 +68,7 @@ def run(
     except FileNotFoundError:
         raise UnavailableError(f"{args[0]} is not installed", hint=hint) from None
     if check and done.returncode:
-        raise ProcessError(args, done.returncode, done.stderr or done.stdout, hint=hint)
+        raise ProcessError(args, done.returncode, done.stderr or done.stdout or "", hint=hint)
     return done
 
 
@@ -121,6 +123,14 @@ def running(
         errors.seek(0)
         if status:
             raise ProcessError(args, status, errors.read().decode(errors="replace"), hint=hint)
+
+
+def become(argv: Sequence[str], *, keep_env: Sequence[str] = ()) -> NoReturn:
+    """Goes on as another program, with the environment that run() gives.
+
+    :raises OSError: it cannot be started
+    """
+    os.execve(argv[0], list(argv), _environment(None, keep_env))  # noqa: S606 - no shell is wanted
 
 
 def _environment(env: Mapping[str, str] | None, keep: Sequence[str] = ()) -> dict[str, str]:

@@ -32,6 +32,10 @@ apt_install() {
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
+    if [ -n "${dry_run:-}" ]; then
+        step "to be installed from apt: ${missing[*]}"
+        return
+    fi
     step "installing from apt: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     # An old list names files that the mirror no longer has; one update per run is enough.
@@ -58,9 +62,11 @@ quietly() {
     }
 }
 
-# wheelhouse_key [MODEL...]: names what a wheelhouse is made of; needs $python
+# wheelhouse_key ACCEL [MODEL...]: names what a wheelhouse is made of; needs $python
 wheelhouse_key() {
-    { "$python" -V && cat "$root"/packaging/*.lock && for model; do cat "$root/models/$model.toml"; done; } | sha256sum | cut -c1-16
+    local kind=${1#cpu}
+    shift
+    { "$python" -V && printf '%s' "$kind" && cat "$root"/packaging/*.lock && for model; do cat "$root/models/$model.toml"; done; } | sha256sum | cut -c1-16
 }
 
 # find_python: the distribution's own, for the services must survive whatever a user has in PATH

@@ -4,6 +4,8 @@
 set -euo pipefail
 # shellcheck source=packaging/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=packaging/accel.sh
+. "$root/packaging/accel.sh"
 
 usage() {
     cat <<'T'
@@ -15,13 +17,19 @@ changes only what is not as it should be.
   --wheelhouse DIR   take every package and model from DIR, made by packaging/wheelhouse; no network is used
   --sandbox          set it all up in a throwaway machine (packaging/sandbox), its port on this host's loopback;
                      the default where systemd is not PID 1
+  --accel WHAT       the engine for a GPU: cuda, rocm, vulkan, cpu, or auto (the default): for the GPU that is found, after
+                     asking where it must be compiled
+  --dry-run          change nothing; print every change in the order of execution; exit status 0: nothing to do, 2: some
   -h, --help         this text
 
 These go to `llmsvc install`:
 
   --model WHAT       first model: a name of the catalogue (smollm2, tinyllama, mistral, ...), a .gguf file,
                      or REPO/FILE.gguf on Hugging Face; default smollm2 (98 MB)
-  --listen ADDR:PORT where clients connect; default 127.0.0.1:8001
+  --listen PLACE     where clients connect; default 127.0.0.1:8001; may be repeated
+  --no-proxy         single-key mode: no proxy and no database, one key for all; --proxy: back from it
+  --database URL     PostgreSQL elsewhere, or on another port: see llmsvc install --help
+  --database-password-file FILE
   --key-file FILE    write the first user's key to FILE (mode 0600) too
 T
 }
@@ -30,13 +38,17 @@ wheelhouse=''
 sandbox=''
 model=''
 key_file=''
+dry_run=''
+accel=auto
+yes=''
+made=''
 options=()
 
 # What cannot work is refused here, before anything is changed
 read_options() {
     while [ $# -gt 0 ]; do
         case $1 in
-        --wheelhouse | --model | --key-file | --listen)
+        --wheelhouse | --accel | --model | --key-file | --listen | --database | --database-password-file)
             [ $# -gt 1 ] || die "$1 needs a value" "packaging/install.sh --help"
             set -- "$1=$2" "${@:3}"
             continue
@@ -46,12 +58,19 @@ read_options() {
         --wheelhouse=*) wheelhouse=${1#*=} ;;
         --model=*) model=${1#*=} ;;
         --key-file=*) key_file=${1#*=} ;;
-        --listen=* | --yes | --json) options+=("$1") ;;
+        --dry-run) dry_run=yes ;;
+        --accel=*) accel=${1#*=} ;;
+        --listen=* | --database=* | --database-password-file=* | --no-proxy | --proxy | --json) options+=("$1") ;;
+        --yes) yes=yes options+=(--yes) ;;
         *) die "unknown option: $1" "packaging/install.sh --help" ;;
         esac
         shift
     done
     [ "$(id -u)" = 0 ] || die "this needs root" "sudo packaging/install.sh"
+    case $accel in
+    auto | cpu | cuda | rocm | vulkan) ;;
+    *) die "unknown --accel $accel" "auto, cpu, cuda, rocm or vulkan" ;;
+    esac
     if [[ -n $model && $model != */* && $model != *.gguf && ! -e $root/models/${model%%:*}.toml ]]; then
         die "there is no model $model in the catalogue" "it has: $(cd "$root/models" && echo *.toml | sed 's/\.toml//g')"
     fi
@@ -90,6 +109,8 @@ install_in_sandbox() {
         options+=(--model "$model")
     fi
     [ -z "$key_file" ] || options+=(--key-file /root/llmsvc.key)
+    # the machine has no device nodes of a GPU
+    options+=(--accel "${accel/auto/cpu}")
     in_machine /src/packaging/install.sh "${options[@]}" </dev/null
     [ -z "$inside" ] || in_machine rm -f -- "$inside"
     if [ -n "$key_file" ] && in_machine test -s /root/llmsvc.key; then
@@ -114,6 +135,7 @@ install_packages() {
         fi
         [ ! -x /usr/bin/python3 ] || find_python || die "/usr/bin/python3 is older than 3.10: this release is too old"
         apt_install "${packages[@]}"
+        find_python || [ -z "$dry_run" ] || not_all_known
         find_python || die "/usr/bin/python3 is older than 3.10: this release of the distribution is too old"
         return
     fi
@@ -132,16 +154,19 @@ install_packages() {
 # name==version of every package of the lock file; the wheelhouse has checked the hashes
 pinned() { sed -n 's/^\([A-Za-z0-9][^\\]*\).*/\1/p' "$root/packaging/requirements.lock"; }
 
-# make_environment WHEELHOUSE: sets $release. A release is named by what it is made of: an unchanged one is not made again.
-make_environment() {
-    local from=$1 version content pip
+# name_release WHEELHOUSE: sets $release. It is named by what it is made of: an unchanged one is not made again.
+name_release() {
+    local from=$1 version content
     version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/llmsvc/__init__.py")
     content=$({ cat "$from/COMPLETE" && cd "$root" &&
         find llmsvc installer units templates models docs pyproject.toml README.md -type f ! -name '*.pyc' -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-8)
     release=/opt/llmsvc/releases/$version-$content
-    [ ! -e "$release/COMPLETE" ] || return 0
-    step "making the environment $release"
+}
+
+# make_environment WHEELHOUSE PLACE
+make_environment() {
+    local from=$1 release=$2 pip
     rm -rf -- "$release"
     # pip runs from its own wheel here: venv would install Debian's first, which takes longer than all the rest
     "$python" -m venv --without-pip "$work/build"
@@ -161,11 +186,51 @@ make_environment() {
     : >"$release/COMPLETE"
 }
 
-# link TARGET LINK: replaces a link in one step, so that it always leads somewhere
-link() {
-    [ "$(readlink "$2")" != "$1" ] || return 0
-    ln -sfn -- "$1" "$2.new"
-    mv -fT -- "$2.new" "$2"
+# remove_unused: the environment that was made in vain
+# shellcheck disable=SC2317  # called by a trap
+remove_unused() {
+    if [ -n "$made" ] && [ "$(readlink /opt/llmsvc/venv)" != "$made" ]; then
+        rm -rf -- "$made"
+        rmdir --ignore-fail-on-non-empty /opt/llmsvc/releases /opt/llmsvc
+    fi
+    rm -rf -- "$work"
+}
+
+# choose_accel: sets $accel to what the engine is, or is to be, built for
+choose_accel() {
+    local found kind
+    found=$(detect_accel /)
+    if [ -n "$wheelhouse" ]; then
+        kind=$(cat "$wheelhouse/ACCEL" 2>/dev/null || echo cpu)
+        if [ "$accel" = auto ]; then
+            [ "$found" = "$kind" ] || step "this machine has $(gpu_words "$found"); the engine of $wheelhouse is for $kind"
+        elif [ "$accel" != "$kind" ]; then
+            die "the engine of $wheelhouse is for $kind, not for $accel" "packaging/wheelhouse --accel $accel DIR makes another one"
+        fi
+        accel=$kind
+    elif [ "$accel" = auto ]; then
+        accel=$found
+        [ "$accel" = cpu ] || step "this machine has $(gpu_words "$accel"): --accel $accel (--accel cpu leaves it unused)"
+    fi
+}
+
+# show_plan WHEELHOUSE: what would be done, from an environment that is thrown away if there is none yet
+show_plan() {
+    local place=$release status=0
+    if [ ! -e "$release/COMPLETE" ]; then
+        place=$work/release
+        make_environment "$1" "$place"
+        echo "$release" >"$place/PLANNED"
+    fi
+    "$place/bin/llmsvc" install --dry-run --source "$root" "${options[@]}" || status=$?
+    exit $status
+}
+
+# not_all_known: before the packages are there, nobody can tell what else is to be done
+not_all_known() {
+    step "then: make the wheelhouse $cache/wheelhouse (downloads; compiles llama-cpp-python) and the environment in /opt/llmsvc"
+    step "nothing was changed; once these are there, --dry-run tells every file, user, SQL and unit"
+    exit 2
 }
 
 main() {
@@ -180,21 +245,34 @@ main() {
     fi
     export TMPDIR=$work # for what pip unpacks and builds
     install_packages
-    local from=$wheelhouse release
+    local from=$wheelhouse release kind
+    choose_accel
     if [ -z "$from" ]; then
         from=$cache/wheelhouse/$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-        "$root/packaging/wheelhouse" --no-models "$from"
-    elif [[ $(cat "$from/COMPLETE") != @($(wheelhouse_key)|$(wheelhouse_key smollm2 gemma3)) ]]; then
+        [ "$accel" = cpu ] || from=$from-$accel
+        [ -z "$dry_run" ] || [ "$(cat "$from/COMPLETE" 2>/dev/null)" = "$(wheelhouse_key "$accel")" ] || not_all_known
+        "$root/packaging/wheelhouse" --no-models --accel "$accel" ${yes:+--yes} "$from"
+    elif kind=$(cat "$from/ACCEL" 2>/dev/null || echo cpu) &&
+        [[ $(cat "$from/COMPLETE") != @($(wheelhouse_key "$kind")|$(wheelhouse_key "$kind" smollm2 gemma3)) ]]; then
         die "$from was made for another release of llmsvc, or for another Python than $("$python" -V)" \
             "make a new one there: packaging/wheelhouse DIR"
     fi
-    make_environment "$from"
-    link "$release" /opt/llmsvc/venv
-    link /opt/llmsvc/venv/bin/llmsvc /usr/local/bin/llmsvc
+    name_release "$from"
     [ -z "$wheelhouse" ] || options+=(--wheelhouse "$wheelhouse")
     [ -z "$model" ] || options+=(--model "$model")
     [ -z "$key_file" ] || options+=(--key-file "$key_file")
-    /opt/llmsvc/venv/bin/llmsvc install "${options[@]}"
+    if [ -n "$dry_run" ]; then
+        show_plan "$from"
+    fi
+    # after an upgrade of the distribution the Python of an old environment may be gone
+    if [ ! -e "$release/COMPLETE" ] || ! "$release/bin/llmsvc" --version >/dev/null 2>&1; then
+        trap remove_unused EXIT
+        step "making the environment $release"
+        made=$release
+        make_environment "$from" "$release"
+    fi
+    # not by /opt/llmsvc/venv: what runs now is to go on until all else is done, and to be there if that fails
+    "$release/bin/llmsvc" install --source "$root" "${options[@]}"
     # The release before this one stays, for whoever must go back; older ones go.
     find /opt/llmsvc/releases -mindepth 1 -maxdepth 1 ! -path "$release" -printf '%T@ %p\n' | sort -rn | tail -n +2 |
         cut -d ' ' -f 2- | xargs -r -d '\n' rm -rf --

@@ -33,6 +33,15 @@ def check(host: Host) -> Iterator[Finding]:
                 "others may read secrets with which every key can be forged",
                 f"sudo chown root:root {file} && sudo chmod {mode} {file}",
             )
+    if not host.config.llama_proxy_enabled:
+        if not paths.API_KEY.exists() or not paths.API_KEY.read_bytes().strip():
+            yield error(
+                "api-key",
+                f"the one key is missing: {paths.API_KEY}",
+                "the model cannot start again, and nobody can use it",
+                INSTALL,
+            )
+        return
     try:
         keys.read_pepper(paths.PEPPER)
     except Error as wrong:

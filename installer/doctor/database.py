@@ -25,6 +25,8 @@ _STILL = (
 
 def check(host: Host) -> Iterator[Finding]:
     """What the database has, if it answers; else why not."""
+    if not host.config.llama_proxy_enabled:
+        return
     try:
         connection = connect(host.config)
     except Error as problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+from installer import services
 from installer.manifest import Manifest
 from llmsvc import config, env, paths
 from llmsvc.config import Config
@@ -13,8 +14,6 @@ from llmsvc.library import store
 from llmsvc.process import run
 from llmsvc.systemd import manager
 
-BOOT = (manager.SOCKET, manager.PROXY, "llmsvc-models.path", "llmsvc-prune.timer")
-"""What runs from the boot on, beside the model."""
 _SHOWN = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,ExecStart,DropInPaths,Listen"
 
 
@@ -60,6 +59,16 @@ class Host:
         except Error:
             return None
 
+    @property
+    def boot(self) -> tuple[str, ...]:
+        """What runs from the boot on, beside the model."""
+        return services.at_boot(proxy=self.config.llama_proxy_enabled)
+
+    @property
+    def socket(self) -> str:
+        """The unit to which clients connect."""
+        return manager.SOCKET if self.config.llama_proxy_enabled else manager.SERVER_SOCKET
+
     @functools.cached_property
     def models(self) -> list[str]:
         """The names of the installed models."""
@@ -72,7 +81,7 @@ class Host:
             return {}
         default = store.default_model()
         names = [
-            *BOOT,
+            *self.boot,
             *(manager.unit(name) for name in ([default] if default else [])),
             "llama-server@*.service",
         ]

@@ -10,44 +10,44 @@ from installer.doctor.finding import INSTALL, Finding, error, warning
 from installer.doctor.host import Host
 from installer.facts import port_taken
 from llmsvc.process import run
-from llmsvc.systemd import manager
 
 
 def check(host: Host) -> Iterator[Finding]:
     """Who listens, and who can connect."""
-    address, port = host.config.llama_proxy_host, host.config.llama_proxy_port
-    wanted = f"{f'[{address}]' if ':' in address else address}:{port}"
+    address, port = host.config.address
     if host.systemd:
-        yield from _socket(host, wanted)
-    if not ipaddress.ip_address(address).is_loopback and host.config.llama_proxy_tls_cert is None:
+        yield from _socket(host, host.config.listen)
+    if not ipaddress.ip_address(address).is_loopback and not host.config.has_tls:
         yield warning(
             "no-tls",
-            f"LLAMA_PROXY_HOST is {address}, and there is no TLS",
+            f"the service listens on {address}, and there is no TLS",
             "keys and prompts cross the network readable for everybody on the way",
             "set LLAMA_PROXY_TLS_CERT and LLAMA_PROXY_TLS_KEY, or put nginx or Caddy in front of it, "
             f"then sudo llmsvc install --listen 127.0.0.1:{port}",
         )
 
 
-def _socket(host: Host, wanted: str) -> Iterator[Finding]:
-    listening = {line.split(" ")[0] for line in host.unit(manager.SOCKET, "Listen").splitlines()}
-    if host.unit(manager.SOCKET, "ActiveState") != "active":
-        address, _, port = wanted.rpartition(":")
-        if why := port_taken(address.strip("[]"), int(port)):
-            yield error(
-                "port-taken",
-                f"{manager.SOCKET} cannot listen on {wanted}: {why}{_by(port)}",
-                "clients reach somebody else, or nobody",
-                f"end that program, or sudo llmsvc install --listen ADDRESS:PORT; then {INSTALL}",
-            )
-    elif wanted not in listening:
+def _socket(host: Host, places: list[str]) -> Iterator[Finding]:
+    listening = {line.split(" ")[0] for line in host.unit(host.socket, "Listen").splitlines()}
+    if host.unit(host.socket, "ActiveState") != "active":
+        for wanted in places:
+            address, _, port = wanted.rpartition(":")
+            if not wanted.startswith("/") and (why := port_taken(address.strip("[]"), int(port))):
+                yield error(
+                    "port-taken",
+                    f"{host.socket} cannot listen on {wanted}: {why}{_by(port)}",
+                    "clients reach somebody else, or nobody",
+                    f"end that program, or sudo llmsvc install --listen ADDRESS:PORT; then {INSTALL}",
+                )
+    elif lacking := [place for place in places if place not in listening]:
         yield error(
             "listen",
-            f"{manager.SOCKET} listens on {', '.join(sorted(listening))}, but config.env says {wanted}",
+            f"{host.socket} listens on {', '.join(sorted(listening))}, but config.env says "
+            f"{', '.join(lacking)}",
             "clients that use the new address are refused",
             INSTALL,
         )
-    drop_in = OUTPUT / "auth-proxy.socket.d/50-llmsvc-listen.conf"
+    drop_in = OUTPUT / f"{host.socket}.d/50-llmsvc-listen.conf"
     if not drop_in.exists():
         yield error(
             "listen-missing",

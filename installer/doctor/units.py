@@ -8,7 +8,7 @@ from pathlib import Path
 
 from installer import facts, render
 from installer.doctor.finding import INSTALL, Finding, error, warning
-from installer.doctor.host import BOOT, Host
+from installer.doctor.host import Host
 from llmsvc import paths
 from llmsvc.errors import Error
 from llmsvc.systemd import manager
@@ -48,7 +48,7 @@ def current(host: Host) -> Iterator[Finding]:
         known = facts.gather()
     except Error:
         return  # code.py tells what is wrong with the environment
-    texts = render.units(known)
+    texts = render.units(known, host.config)
     for name, text in sorted(texts.items()):
         path = paths.UNITS / name
         sha256 = host.manifest.written.get(str(path))
@@ -71,11 +71,11 @@ def states(host: Host) -> Iterator[Finding]:
             "packaging/install.sh --sandbox sets it up in a throwaway machine where systemd runs",
         )
         return
-    for name in BOOT:
+    for name in host.boot:
         load, active, enabled = (
             host.unit(name, what) for what in ("LoadState", "ActiveState", "UnitFileState")
         )
-        needed = name in (manager.SOCKET, manager.PROXY)
+        needed = name in (host.socket, manager.PROXY)
         report = error if needed else warning
         why = "clients are refused" if needed else "models.d is not followed, or old rows are not removed"
         if load == "masked":

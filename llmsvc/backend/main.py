@@ -9,10 +9,10 @@ import traceback
 from collections.abc import Callable
 
 from llmsvc import atomic, config, paths
-from llmsvc.backend import environment, loading
+from llmsvc.backend import environment, loading, single_key
 from llmsvc.errors import EX_CONFIG, Error
 from llmsvc.library import gguf, settings
-from llmsvc.systemd import journal, notify
+from llmsvc.systemd import activation, journal, notify
 
 
 def main(name: str) -> int:
@@ -63,6 +63,9 @@ def _load(name: str, log: journal.Journal) -> Callable[[], None]:
     model = settings.load(name)
     max_body, drain = config.values("LLAMA_PROXY_MAX_BODY_BYTES", "LLAMA_PROXY_DRAIN_SECONDS")
     header = gguf.read_header(model.model)
+    # of single-key mode; both are in the environment, which is cleaned
+    public = activation.listen_sockets()
+    key = single_key.read_key() if public else None
     environment.clean(model["GPU"])
 
     def stalled() -> None:
@@ -92,10 +95,11 @@ def _load(name: str, log: journal.Journal) -> Callable[[], None]:
     load_seconds = time.monotonic() - begun
     adapter = Adapter(engine, max_body_bytes=max_body + 4096, load_seconds=load_seconds)
     status = f"Serving {name} ({model.model.name}, {engine.facts.n_ctx} tokens, {engine.facts.device})"
-    server = Server(adapter, engine, drain_seconds=drain, status=status)
+    app = single_key.SingleKey(adapter, key) if key else adapter
+    server = Server(app, adapter, engine, drain_seconds=drain, status=status)
 
     def serve() -> None:
-        server.run(sockets=[listener])
+        server.run(sockets=[listener, *public])
         paths.instance_socket(name).unlink(missing_ok=True)
         if adapter.jobs.busy_since():
             # the drain is over and the model still computes: neither wait for that thread nor free its memory

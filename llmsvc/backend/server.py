@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -16,6 +17,7 @@ from llmsvc.backend.engines import Engine
 from llmsvc.errors import Error
 from llmsvc.systemd import notify
 
+_LINGER_SECONDS = 0.25
 STUCK_SECONDS = 30.0
 """After so long without a move of the running job systemd gets no more signs of life, and ends us."""
 
@@ -38,11 +40,22 @@ def bind(path: Path) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Serves the adapter until SIGTERM, then drains."""
+    """Serves the adapter until SIGTERM, then drains.
 
-    def __init__(self, adapter: Adapter, engine: Engine, *, drain_seconds: float, status: str) -> None:
+    :param app: the adapter, or what stands before it
+    """
+
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        adapter: Adapter,
+        engine: Engine,
+        *,
+        drain_seconds: float,
+        status: str,
+    ) -> None:
         config = uvicorn.Config(
-            adapter,
+            app,
             http="httptools",
             ws="none",
             lifespan="off",
@@ -74,6 +87,13 @@ class Server(uvicorn.Server):
         end = asyncio.get_running_loop().call_later(
             self._drain_seconds, self._adapter.jobs.cancel_all, "stopping"
         )
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        if len(sockets or []) > 1:
+            # clients of single-key mode that have connected already may yet send their request
+            await asyncio.sleep(_LINGER_SECONDS)
         await super().shutdown(sockets)
         end.cancel()
         self._watchdog.cancel()

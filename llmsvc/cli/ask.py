@@ -50,7 +50,10 @@ def own_key() -> str:
     """
     if key := os.environ.get("OPENAI_API_KEY"):
         return key
+    from llmsvc import config
+
     try:
-        return paths.LOCAL_KEY.read_text(encoding="ascii").strip()
+        enabled = config.load().llama_proxy_enabled
+        return (paths.LOCAL_KEY if enabled else paths.API_KEY).read_text(encoding="ascii").strip()
     except OSError:
         raise DeniedError("no API key", hint="set OPENAI_API_KEY to your key, or use sudo") from None

@@ -22,10 +22,13 @@ from llmsvc.cli import (
     model,
     output,
     processes,
+    render,
     requests,
     rollback,
     service,
     status,
+    uninstall,
+    upgrade,
     usage,
     user,
 )
@@ -38,6 +41,9 @@ _BROKEN_PIPE = 141
 # a command that runs on and prints for itself, to an exit code.
 _VERBS = (
     install,
+    upgrade,
+    uninstall,
+    render,
     doctor,
     model,
     service,
@@ -56,7 +62,7 @@ _VERBS = (
 )
 
 GROUPS = {
-    "Set up": ("install", "doctor"),
+    "Set up": ("install", "upgrade", "uninstall", "doctor", "render"),
     "Models": ("model", "start", "stop", "restart", "status", "ask"),
     "People": ("user", "key"),
     "Reports": ("usage", "requests", "audit"),

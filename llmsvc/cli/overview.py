@@ -42,7 +42,8 @@ def gather() -> dict[str, Any]:
     from llmsvc.library import store
     from llmsvc.systemd import rollback
 
-    base_url = config.load(paths.CONFIG_ENV).base_url
+    settings = config.load(paths.CONFIG_ENV)
+    base_url = settings.base_url
     proxy = _proxy_status(paths.PROXY_STATUS)
     instances, units = _units()
     last = rollback.last()
@@ -54,6 +55,7 @@ def gather() -> dict[str, Any]:
         "rollback": {key: getattr(last, key) for key in _OF_ROLLBACK} if last else None,
         "default_model": store.default_model(),
         "base_url": base_url,
+        "single_key": not settings.llama_proxy_enabled,
         "systemd": instances is not None,
         "proxy_tells": bool(proxy),
         "models": [_unit(state) for state in instances or []],

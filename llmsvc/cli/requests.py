@@ -112,7 +112,9 @@ def _cancel(args: argparse.Namespace) -> Result:
     try:
         user = client.cancel(session.configuration().base_url, own_key(), args.id)
     except NotFoundError as error:
-        error.hint = "'llmsvc status' shows those that you may cancel, 'llmsvc requests' those that have ended"
+        error.hint = (
+            "'llmsvc status' shows those that you may cancel, 'llmsvc requests' those that have ended"
+        )
         raise
     session.note("requests cancel", f"{args.id} of {user}")
     return Result({"id": args.id, "user": user, "cancelled": True}, f"cancelled {user}'s request {args.id}")

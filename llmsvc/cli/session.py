@@ -35,7 +35,13 @@ def database() -> Iterator[Connection]:
 
     from llmsvc import database
 
-    with database.connect(configuration()) as connection:
+    settings = configuration()
+    if not settings.llama_proxy_enabled:
+        raise UsageError(
+            "in single-key mode there are no users, no keys of their own and no record of requests",
+            hint="'llmsvc install --proxy' brings them, and those of before, back",
+        )
+    with database.connect(settings) as connection:
         try:
             if database.pending(connection):
                 raise UnavailableError(

@@ -138,6 +138,10 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if found["rollback"]:
         yield "rollback", _rollback(found)
     yield "default", found["default_model"] or "none: 'llmsvc model use NAME' chooses one"
+    if found["single_key"]:
+        yield "proxy", "none: single-key mode"
+        yield "clients", f"{found['base_url']}  {'ready' if found['ready'] else 'NOT READY'}"
+        return
     yield "proxy", _proxy(found)
     database = {True: "ok", False: "DOWN", None: "unknown, for the proxy does not tell"}[found["database"]]
     backlog = found["ledger_backlog"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -17,9 +20,30 @@ Connection = psycopg.Connection[TupleRow]
 _CONNECT_SECONDS = 5
 
 
-def conninfo(config: Config) -> str:
-    """The libpq connection string of the configured database; no secret is in it."""
+def password() -> str | None:
+    """The password of a database that is reached over TCP, from a service's credentials or root's file."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    name = paths.DATABASE_PASSWORD.name
+    try:
+        file = Path(directory, name) if directory else paths.DATABASE_PASSWORD
+        return file.read_text(encoding="utf-8").rstrip("\n") or None
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+def conninfo(config: Config, secret: str | None = None) -> str:
+    """The libpq connection string of the configured database. It is a secret where the database is reached
+    over TCP: it holds the password.
+
+    :param secret: the password; what password() says by default
+    """
+    over_tcp: dict[str, Any] = {}
+    if not config.local_database:
+        over_tcp["password"] = secret or password()
+        if config.verifies_database:
+            over_tcp["sslrootcert"] = str(config.postgres_auth_sslrootcert)
     return make_conninfo(
+        **over_tcp,
         host=config.postgres_auth_host,
         port=config.postgres_auth_port,
         dbname=config.postgres_auth_db,
@@ -32,16 +56,16 @@ def conninfo(config: Config) -> str:
     )
 
 
-def connect(config: Config) -> Connection:
+def connect(config: Config, secret: str | None = None) -> Connection:
     """An autocommit connection. Over the local socket root takes the identity of the proxy's user for it.
 
+    :param secret: see conninfo()
     :raises UnavailableError: PostgreSQL does not answer, or the database or role does not exist
     :raises DeniedError: we are neither root nor the proxy's user
     """
-    local = config.postgres_auth_host.startswith("/")
-    with process.identity(paths.PROXY_USER) if local else contextlib.nullcontext():
+    with process.identity(paths.PROXY_USER) if config.local_database else contextlib.nullcontext():
         try:
-            return psycopg.connect(conninfo(config), autocommit=True)
+            return psycopg.connect(conninfo(config, secret), autocommit=True)
         except psycopg.OperationalError as error:
             raise _explained(error, config) from None
 
@@ -52,6 +76,11 @@ def _explained(error: psycopg.OperationalError, config: Config) -> UnavailableEr
     last = said.splitlines()[-1].strip() if said else "no answer"
     database, role = config.postgres_auth_db, config.postgres_auth_user
     where = f"{config.postgres_auth_host}, port {config.postgres_auth_port}"
+    if not config.local_database and ("certificate" in last or "SSL" in last or "TLS" in last):
+        return UnavailableError(
+            f"no secure connection to PostgreSQL at {where}: {last}",
+            hint="POSTGRES_AUTH_SSLMODE and _SSLROOTCERT say what is asked of its certificate",
+        )
     if "FATAL:" not in said:
         return UnavailableError(
             f"PostgreSQL does not answer at {where}: {last}",
@@ -59,7 +88,13 @@ def _explained(error: psycopg.OperationalError, config: Config) -> UnavailableEr
         )
     reason = said.rsplit("FATAL:", 1)[1].strip().splitlines()[0]
     hint = "see 'journalctl -u \"postgresql*\"'"
-    if f'"{database}" does not exist' in reason or f'"{role}" does not exist' in reason:
+    if not config.local_database:
+        hint = (
+            f"is {paths.DATABASE_PASSWORD} right? 'llmsvc install --database-password-file FILE' replaces it"
+        )
+        if "does not exist" in reason:
+            hint = f"role {role} and database {database} must be there: CREATE ROLE … LOGIN PASSWORD …"
+    elif f'"{database}" does not exist' in reason or f'"{role}" does not exist' in reason:
         hint = "run 'sudo llmsvc install', which creates role and database"
     elif "authentication failed" in reason:
         hint = f"pg_hba.conf must let role {role} in by peer authentication"

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from llmsvc import process
 from llmsvc.config import Config
 
 SUPERUSER = "postgres"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A local cluster: the directory of its socket, and its port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, config: Config) -> Place:
+        """The one that the settings name."""
+        return cls(config.postgres_auth_host, config.postgres_auth_port)
 
 
 def role_statement(config: Config) -> str:
@@ -21,19 +36,23 @@ def database_statement(config: Config) -> str:
 
 def role_exists(config: Config) -> bool:
     """Whether the cluster has the role. Needs root."""
-    return bool(_psql(config, "SELECT 1 FROM pg_roles WHERE rolname = :'name'", config.postgres_auth_user))
+    return bool(
+        _psql(Place.of(config), "SELECT 1 FROM pg_roles WHERE rolname = :'name'", config.postgres_auth_user)
+    )
 
 
 def database_exists(config: Config) -> bool:
     """Whether the cluster has the database. Needs root."""
-    return bool(_psql(config, "SELECT 1 FROM pg_database WHERE datname = :'name'", config.postgres_auth_db))
+    return bool(
+        _psql(Place.of(config), "SELECT 1 FROM pg_database WHERE datname = :'name'", config.postgres_auth_db)
+    )
 
 
 def create_role(config: Config) -> bool:
     """Creates the role unless it exists; returns whether it did. Needs root."""
     if role_exists(config):
         return False
-    _psql(config, role_statement(config))
+    _psql(Place.of(config), role_statement(config))
     return True
 
 
@@ -41,14 +60,24 @@ def create_database(config: Config) -> bool:
     """Creates the database unless it exists; returns whether it did. Needs root."""
     if database_exists(config):
         return False
-    _psql(config, database_statement(config))
+    _psql(Place.of(config), database_statement(config))
     return True
 
 
-def _psql(config: Config, sql: str, name: str = "") -> str:
+def drop_role(place: Place, name: str) -> None:
+    """Removes a role, if it is there, that owns nothing outside of our database. Needs root."""
+    _psql(place, f"DROP ROLE IF EXISTS {_identifier(name)}")
+
+
+def drop_database(place: Place, name: str) -> None:
+    """Removes a database, if it is there, whoever is connected to it. Needs root."""
+    _psql(place, f"DROP DATABASE IF EXISTS {_identifier(name)} WITH (FORCE)")
+
+
+def _psql(place: Place, sql: str, name: str = "") -> str:
     """What psql prints for one statement, in which :'name' stands for `name`."""
     argv = ["runuser", "-u", SUPERUSER, "--", "psql", "--no-psqlrc", "--tuples-only", "--no-align", "--quiet"]
-    argv += [f"--host={config.postgres_auth_host}", f"--port={config.postgres_auth_port}"]
+    argv += [f"--host={place.host}", f"--port={place.port}"]
     argv += [f"--username={SUPERUSER}", "--no-password", "--dbname=postgres"]
     argv += ["--set=ON_ERROR_STOP=1", f"--set=name={name}"]
     # psql replaces variables in its standard input only

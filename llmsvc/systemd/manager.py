@@ -17,6 +17,8 @@ _KNOWN_SECONDS = 5.0
 
 PROXY = "auth-proxy.service"
 SOCKET = "auth-proxy.socket"
+SERVER_SOCKET = "llama-server.socket"
+"""Where clients connect in single-key mode."""
 SLICE = "llmsvc-backend.slice"
 _ENTERED = {
     "active": "ActiveEnterTimestampMonotonic",

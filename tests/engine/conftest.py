@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -27,7 +27,13 @@ class Backend:
     """One `llmsvc backend NAME`; `messages` are what systemd would have been told."""
 
     def __init__(
-        self, root: Path, settings: str, *, name: str = "m", env: dict[str, str] | None = None
+        self,
+        root: Path,
+        settings: str,
+        *,
+        name: str = "m",
+        env: dict[str, str] | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
         self.socket = root / "run" / name / "http.sock"
         self.socket.parent.mkdir(parents=True)
@@ -41,10 +47,16 @@ class Backend:
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self._output = root / "output"
-        environ = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(root / "notify"), **(env or {})}
+        passed = [sock.fileno() for sock in sockets]
+        env = {**(env or {}), **({"TEST_SOCKETS": ",".join(map(str, passed))} if passed else {})}
+        environ = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(root / "notify"), **env}
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(LAUNCH), str(root), name], env=environ, stdout=output, stderr=output
+                [sys.executable, str(LAUNCH), str(root), name],
+                env=environ,
+                stdout=output,
+                stderr=output,
+                pass_fds=passed,
             )
         self.client = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://backend", timeout=60

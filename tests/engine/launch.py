@@ -1,5 +1,9 @@
-"""Starts the backend as the unit does, with the host's directories replaced: `launch.py ROOT NAME`."""
+"""Starts the backend as the unit does, with the host's directories replaced: `launch.py ROOT NAME`.
 
+TEST_SOCKETS names descriptors of listening sockets, with commas between, that it passes on as systemd does.
+"""
+
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +13,11 @@ root, name = Path(sys.argv[1]), sys.argv[2]
 paths.CONFIG_ENV = root / "config.env"
 paths.MODELS_D = root / "models.d"
 paths.RUN_INSTANCES = root / "run"
+
+if sockets := os.environ.pop("TEST_SOCKETS", ""):
+    for number, descriptor in enumerate(sockets.split(","), 3):
+        os.dup2(int(descriptor), number)
+    os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets.split(",")))}
 
 from llmsvc.backend.main import main  # noqa: E402
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from installer.actions import WriteFile
+from installer import services
+from installer.actions import Link, WriteFile
 from installer.manifest import Manifest
+from installer.undo import Undo
 from llmsvc.errors import Error
 
 
@@ -14,47 +16,97 @@ def manifest(tmp_path: Path) -> Manifest:
     return Manifest(tmp_path / "manifest.json")
 
 
-def write(path: Path, text: str, manifest: Manifest, changed: list[str] | None = None) -> WriteFile:
-    return WriteFile(path, text, manifest, mode=0o644, written=([] if changed is None else changed).append)
+@pytest.fixture
+def undo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Undo:
+    """A journal that has begun."""
+    monkeypatch.setattr(services, "snapshot", lambda: {"model": None, "runs": {}})
+    monkeypatch.setattr(services, "return_to", lambda before: None)
+    undo = Undo(tmp_path / "state" / "undo")
+    undo.begin()
+    return undo
 
 
-def test_a_missing_file_is_due_and_written_with_its_mode(tmp_path: Path, manifest: Manifest) -> None:
-    changed: list[str] = []
-    action = write(tmp_path / "a.service", "one\n", manifest, changed)
-    assert action.due()
-    action.apply()
-    assert (tmp_path / "a.service").read_text() == "one\n"
-    assert (tmp_path / "a.service").stat().st_mode & 0o7777 == 0o644
-    assert changed == ["a.service"]
-    assert not action.due()
-    assert not write(tmp_path / "a.service", "one\n", Manifest(manifest.file)).due()
+def write(path: Path, text: str, manifest: Manifest) -> WriteFile:
+    return WriteFile(path, text, manifest, mode=0o644)
 
 
-def test_our_own_older_text_is_replaced(tmp_path: Path, manifest: Manifest) -> None:
-    write(tmp_path / "a", "one\n", manifest).apply()
+def test_a_missing_file_is_due_and_written_with_its_mode(
+    tmp_path: Path, manifest: Manifest, undo: Undo
+) -> None:
+    action = write(tmp_path / "new" / "a.service", "one\n", manifest)
+    assert action.due() and action.changes
+    assert action.details() == f"--- /dev/null\n+++ {action.path}\n@@ -0,0 +1 @@\n+one\n"
+    action.apply(undo)
+    assert action.path.read_text() == "one\n"
+    assert action.path.stat().st_mode & 0o7777 == 0o644
+    assert not action.due() and not action.changes
+    assert not write(action.path, "one\n", Manifest(manifest.file)).due()
+    undo.put_back(print)
+    assert not action.path.parent.exists()
+
+
+def test_our_own_older_text_is_replaced_and_put_back(tmp_path: Path, manifest: Manifest, undo: Undo) -> None:
+    write(tmp_path / "a", "one\n", manifest).apply(undo)
+    undo.commit()
+    (tmp_path / "a").chmod(0o640)
+    undo.begin()
     newer = write(tmp_path / "a", "two\n", manifest)
     assert newer.due() and not newer.kept
-    newer.apply()
+    assert "-one\n+two\n" in newer.details()
+    newer.apply(undo)
     assert (tmp_path / "a").read_text() == "two\n"
+    undo.put_back(print)
+    assert (tmp_path / "a").read_text() == "one\n"
+    assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o640
 
 
-def test_an_edited_file_stays_and_the_new_text_lies_beside_it(tmp_path: Path, manifest: Manifest) -> None:
-    write(tmp_path / "a", "one\n", manifest).apply()
+def test_an_edited_file_stays_and_the_new_text_lies_beside_it(
+    tmp_path: Path, manifest: Manifest, undo: Undo
+) -> None:
+    write(tmp_path / "a", "one\n", manifest).apply(undo)
     (tmp_path / "a").write_text("mine\n")
-    changed: list[str] = []
-    newer = write(tmp_path / "a", "two\n", manifest, changed)
-    assert newer.kept and newer.due()
-    newer.apply()
+    newer = write(tmp_path / "a", "two\n", manifest)
+    assert newer.kept and newer.due() and not newer.changes
+    newer.apply(undo)
     assert (tmp_path / "a").read_text() == "mine\n"
     assert (tmp_path / "a.llmsvc-new").read_text() == "two\n"
-    assert changed == [] and not newer.due()
+    assert not newer.due()
 
 
-def test_a_file_that_was_there_before_us_stays(tmp_path: Path, manifest: Manifest) -> None:
+def test_what_lies_beside_goes_once_the_admin_took_the_new_text(
+    tmp_path: Path, manifest: Manifest, undo: Undo
+) -> None:
+    (tmp_path / "a").write_text("mine\n")
+    action = write(tmp_path / "a", "two\n", manifest)
+    action.apply(undo)
+    (tmp_path / "a").write_text("two\n")
+    assert action.due()
+    action.apply(undo)
+    assert not action.beside.exists() and not action.due()
+
+
+def test_a_file_that_was_there_before_us_stays(tmp_path: Path, manifest: Manifest, undo: Undo) -> None:
     (tmp_path / "a").write_text("somebody else's\n")
-    action = write(tmp_path / "a", "ours\n", manifest)
-    action.apply()
+    write(tmp_path / "a", "ours\n", manifest).apply(undo)
     assert (tmp_path / "a").read_text() == "somebody else's\n"
+
+
+def test_a_link_is_switched_and_switched_back(tmp_path: Path, manifest: Manifest, undo: Undo) -> None:
+    (tmp_path / "link").symlink_to("old")
+    action = Link(tmp_path / "link", Path("new"), manifest)
+    assert action.due()
+    action.apply(undo)
+    assert (tmp_path / "link").readlink() == Path("new") and not action.due()
+    assert Manifest(manifest.file).links == [str(tmp_path / "link")]
+    undo.put_back(print)
+    assert (tmp_path / "link").readlink() == Path("old")
+
+
+def test_a_file_where_our_link_should_be_is_not_lost(tmp_path: Path, manifest: Manifest, undo: Undo) -> None:
+    (tmp_path / "link").write_text("precious")
+    with pytest.raises(Error, match="not a link of ours"):
+        Link(tmp_path / "link", Path("new"), manifest).apply(undo)
+    assert (tmp_path / "link").read_text() == "precious"
 
 
 def test_a_damaged_manifest_is_one_clear_error(tmp_path: Path) -> None:

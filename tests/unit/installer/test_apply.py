@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from installer import apply, verify
+from installer import apply, undo, verify
 from installer.actions import Action, Step
 from installer.plan import Plan
 from llmsvc.errors import Error, UnavailableError
@@ -17,22 +20,48 @@ class Host:
     """A plan for a host on which nothing is real; `did` is what was done to it."""
 
     config: Any = None
+    units: dict[str, str] = {}
+    files: list[Any] = []
+    manifest = SimpleNamespace(file=Path("/manifest"))
 
     def __init__(self, due: dict[str, bool]) -> None:
-        self.pending = due
+        self.due = due
         self.did: list[str] = []
 
     def check(self) -> None:
         self.did.append("check")
 
-    def actions(self) -> Iterator[Action]:
-        yield from (self.step(name) for name in self.pending if name != "first user")
+    def pending(self) -> list[Action]:
+        return [self.step(name) for name in self.due if name != "first user" and self.due[name]]
 
     def first_user(self) -> Action:
         return self.step("first user")
 
     def step(self, name: str) -> Step:
-        return Step(name, lambda: self.pending[name], lambda: self.did.append(name))
+        return Step("file", name, lambda: self.due[name], lambda undo: self.did.append(name))
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, bool]], Host]:
+    """Makes a host whose transactions are noted as begin, commit and put back."""
+
+    def make(due: dict[str, bool]) -> Host:
+        host = Host(due)
+
+        @contextlib.contextmanager
+        def transaction(report: object) -> Iterator[Any]:
+            host.did.append("begin")
+            try:
+                yield SimpleNamespace(file=lambda path: None)
+            except BaseException:
+                host.did.append("put back")
+                raise
+            host.did.append("commit")
+
+        monkeypatch.setattr(undo, "transaction", transaction)
+        return host
+
+    return make
 
 
 @pytest.fixture
@@ -53,24 +82,40 @@ def install(host: Host) -> apply.Done:
     return apply.apply(cast(Plan, host), lambda title: None)
 
 
-def test_what_is_due_is_done_in_order_and_the_first_user_last(ask: list[str]) -> None:
-    host = Host({"a": True, "b": False, "c": True, "first user": True})
-    assert install(host) == apply.Done(["a", "c", "first user"], "hello")
-    assert host.did == ["check", "a", "c", "first user"]
+def test_what_is_due_is_done_in_order_and_the_first_user_last(host, ask: list[str]) -> None:
+    made = host({"a": True, "b": False, "c": True, "first user": True})
+    assert install(made) == apply.Done(["a", "c", "first user"], "hello")
+    assert made.did == ["check", "begin", "a", "c", "commit", "first user"]
 
 
-def test_nothing_due_asks_nothing(ask: list[str]) -> None:
-    host = Host({"a": False, "first user": False})
-    assert install(host) == apply.Done([], None)
-    assert ask == ["hello"]
+def test_nothing_due_asks_nothing(host, ask: list[str]) -> None:
+    made = host({"a": False, "first user": False})
+    assert install(made) == apply.Done([], None)
+    assert ask == ["hello"] and made.did == ["check"]
 
 
-def test_without_an_answer_no_key_is_made_that_nobody_would_see(ask: list[str]) -> None:
+def test_without_an_answer_all_is_put_back_and_no_key_is_made_that_nobody_would_see(
+    host, ask: list[str]
+) -> None:
     ask.clear()
-    host = Host({"a": True, "first user": True})
+    made = host({"a": True, "first user": True})
     with pytest.raises(Error, match="no answer"):
-        install(host)
-    assert host.did == ["check", "a"]
-    host.pending["a"] = False
-    ask.append("now")
-    assert install(host) == apply.Done(["first user"], "now")
+        install(made)
+    assert made.did == ["check", "begin", "a", "put back"]
+
+
+def test_only_the_first_user_is_missing(host, ask: list[str]) -> None:
+    made = host({"a": False, "first user": True})
+    assert install(made) == apply.Done(["first user"], "hello")
+
+
+def test_a_step_is_due_after_one_that_it_needs() -> None:
+    def never() -> bool:
+        raise AssertionError("cannot be told yet")
+
+    first = Step("sql", "first", lambda: True, lambda undo: None)
+    second = Step("sql", "second", never, lambda undo: None, needs=[first])
+    third = Step("sql", "third", never, lambda undo: None, needs=[second])
+    assert second.due_after([first]) and third.due_after([first, second])
+    with pytest.raises(AssertionError):
+        second.due_after([])

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from installer import services
 from installer.doctor import code, credentials, database, examine, exclusion, gpu, machine, models, tls, units
 from installer.doctor.finding import Finding
-from installer.doctor.host import BOOT, Host
+from installer.doctor.host import Host
 from installer.manifest import Manifest
 from llmsvc import config, paths
 from llmsvc.errors import SettingError, UnavailableError
@@ -61,8 +62,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     ],
 )
 def test_the_states_of_units(state: dict[str, str], name: str | None) -> None:
-    for unit in BOOT:
-        host = MadeUp(units={other: WELL | (state if other == unit else {}) for other in BOOT})
+    boot = services.at_boot(proxy=True)
+    for unit in boot:
+        host = MadeUp(
+            units={other: WELL | (state if other == unit else {}) for other in services.at_boot(proxy=True)}
+        )
         assert names(units.states(host)) == ([name] if name else [])
 
 
@@ -83,7 +87,7 @@ def test_two_models_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 def test_a_unit_of_another_version_or_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(paths, "UNITS", tmp_path)
     monkeypatch.setattr(units.facts, "gather", lambda: None)
-    monkeypatch.setattr(units.render, "units", lambda facts: {"auth-proxy.service": "new\n"})
+    monkeypatch.setattr(units.render, "units", lambda facts, settings: {"auth-proxy.service": "new\n"})
     (tmp_path / "auth-proxy.service").write_text("old\n")
     manifest = Manifest(tmp_path / "manifest.json")
     manifest.record(tmp_path / "auth-proxy.service", "sum of the old one")

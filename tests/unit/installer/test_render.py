@@ -1,5 +1,6 @@
 """The rendered units: right for each systemd and GPU, accepted by systemd, and as closed as promised."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from installer import render
 from installer.facts import Facts
-from installer.plan import PRUNE, WATCH
+from installer.services import PRUNE, WATCH
 from llmsvc import config, env, paths
 
 SERVICES = ("llama-server@.service", "auth-proxy.service", "llmsvc-alert@.service", "llmsvc-prune.service")
@@ -17,8 +18,12 @@ HELPERS = ("llama-server-rollback@.service", "llmsvc-retry.service", "llmsvc-sch
 FIXED = ("auth-proxy.socket", "llmsvc-backend.slice", *WATCH, PRUNE)
 
 
-def units(systemd: int = 252, gpu: str = "none") -> dict[str, str]:
-    return render.units(Facts(systemd=systemd, gpu=gpu, release=""))
+DEFAULTS = config.parse({}, Path("config.env"))
+EXTERNAL = dataclasses.replace(DEFAULTS, postgres_auth_host="db.example.org")
+
+
+def units(systemd: int = 252, gpu: str = "none", settings: config.Config = DEFAULTS) -> dict[str, str]:
+    return render.units(Facts(systemd=systemd, gpu=gpu, release=""), settings)
 
 
 @pytest.fixture
@@ -58,14 +63,34 @@ def test_exposure_is_at_most_half_a_point(directory: Path, name: str) -> None:
     path = directory / name.replace("@.", "@x.")
     if not path.exists():
         path.symlink_to(directory / name)
+    assert exposure(directory, path) <= 0.5
+
+
+def exposure(directory: Path, unit: Path) -> float:
     output = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", path],
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", unit],
         capture_output=True,
         text=True,
         env={"SYSTEMD_UNIT_PATH": f"{directory}:", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
     ).stdout
     match = re.search(r"Overall exposure level for .*: ([0-9.]+)", output)
-    assert match and float(match[1]) <= 0.5
+    assert match
+    return float(match[1])
+
+
+@pytest.mark.parametrize("name", ["auth-proxy.service", "llmsvc-prune.service"])
+def test_a_database_elsewhere_costs_half_a_point_more(tmp_path: Path, name: str) -> None:
+    address = dataclasses.replace(EXTERNAL, postgres_auth_host="192.0.2.5")
+    text = units(settings=address)[name].replace(f"{paths.VENV}/bin/llmsvc", "/bin/true")
+    (tmp_path / name).write_text(text)
+    assert "IPAddressAllow=192.0.2.5\n" in text
+    assert "LoadCredential=database-password:/etc/llmsvc/credentials/database-password" in text
+    assert "postgresql.service" not in text
+    assert exposure(tmp_path, tmp_path / name) <= 1.0
+    by_name = units(settings=EXTERNAL)
+    assert "IPAddressAllow" not in by_name[name] and "AF_INET" in by_name[name]
+    assert "AF_INET" not in by_name["llama-server@.service"]
+    assert "AF_INET" not in units()[name]
 
 
 @pytest.mark.parametrize("gpu", ["none", "nvidia", "amd", "drm"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -103,10 +104,8 @@ class World:
         assert all(backend.running <= backend.slots for backend in self.backends)
 
     async def one(self, sent: Sent) -> None:
-        try:
+        with contextlib.suppress(ApiError, asyncio.TimeoutError):
             await asyncio.wait_for(self.serve(sent), sent.leaves)
-        except (ApiError, asyncio.TimeoutError):
-            pass
 
     async def change(self, changes: list[tuple[float, str | None, int]]) -> None:
         for seconds, name, slots in changes:

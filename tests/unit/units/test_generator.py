@@ -186,6 +186,40 @@ def test_the_socket_listens_where_config_env_says(host: Host, text: str, address
     assert lines == ["[Socket]", "ListenStream=", f"ListenStream={address}"]
 
 
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ("LLAMA_PROXY_LISTEN=[::1]:8001 /run/a.sock\n", ["[::1]:8001", "/run/a.sock", None]),
+        (
+            "LLAMA_PROXY_LISTEN='127.0.0.1:8001 192.0.2.1:80 localhost:9'\n",
+            ["192.0.2.1:80", "127.0.0.1:9", None],
+        ),
+        ("LLAMA_PROXY_LISTEN=/run/a.sock\n", ["/run/a.sock"]),
+        ("LLAMA_PROXY_LISTEN=::1:8001 8001 1.2.3:1 [::1]:0 example.org:80 /a%b * /a;b\n", []),
+        ("LLAMA_PROXY_LISTEN=\n", []),
+    ],
+)
+def test_more_places_to_listen_on(host: Host, text: str, more: list[str | None]) -> None:
+    (host.etc / "config.env").write_text(text)
+    host.generate()
+    lines = host.setting("auth-proxy.socket", "50-llmsvc-listen.conf")
+    # where IPv4 has sockets of its own, [::] must not take it too
+    wanted = [f"ListenStream={place}" if place else "BindIPv6Only=ipv6-only" for place in more]
+    assert lines == ["[Socket]", "ListenStream=", "ListenStream=127.0.0.1:8001", *wanted]
+
+
+def test_the_socket_of_single_key_mode_starts_the_default_model(host: Host) -> None:
+    (host.etc / "config.env").write_text("LLAMA_SERVER_HOST=::\nLLAMA_SERVER_PORT=80\n")
+    host.generate()
+    lines = ["[Socket]", "ListenStream=", "ListenStream=[::]:80"]
+    assert host.setting("llama-server.socket", "50-llmsvc-listen.conf") == lines
+    host.model("alpha")
+    host.default("alpha")
+    host.generate()
+    lines.append("Service=llama-server@alpha.service")
+    assert host.setting("llama-server.socket", "50-llmsvc-listen.conf") == lines
+
+
 def test_stop_time_outs_follow_the_drain_time(host: Host) -> None:
     (host.etc / "config.env").write_text("LLAMA_PROXY_DRAIN_SECONDS=100\n")
     host.generate()

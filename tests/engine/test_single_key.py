@@ -1,0 +1,108 @@
+"""Single-key mode: on TCP the backend itself asks for the one key, and is what OpenAI's SDK expects."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+KEY = "sk-llm-one-key-for-all"
+CHAT = {"model": "current", "messages": [{"role": "user", "content": "Say hello"}], "max_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def backend(start_shared, tmp_path_factory):
+    credentials = tmp_path_factory.mktemp("credentials")
+    (credentials / "api-key").write_text(f"{KEY}\n")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as four,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
+    ):
+        backend = start_shared(
+            "MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=512\n",
+            env={"CREDENTIALS_DIRECTORY": str(credentials)},
+            sockets=[four, six],
+        )
+        backend.urls = [
+            f"http://127.0.0.1:{four.getsockname()[1]}",
+            f"http://[::1]:{six.getsockname()[1]}",
+        ]
+        backend.wait_for("READY=1")
+        yield backend
+
+
+@pytest.fixture(params=[0, 1], ids=["IPv4", "IPv6"])
+def url(backend, request):
+    return backend.urls[request.param]
+
+
+@contextlib.contextmanager
+def sdk(url: str, key: str) -> Iterator[openai.OpenAI]:
+    with httpx.Client(trust_env=False) as http:
+        yield openai.OpenAI(api_key=key, base_url=f"{url}/v1", max_retries=0, http_client=http)
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Basic x"}, {"authorization": f"Bearer {KEY}x"}])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("POST", "/cancel/x"), ("GET", "/")],
+)
+def test_without_the_key_there_is_nothing(url, method, path, headers):
+    got = httpx.request(method, url + path, headers=headers, json=CHAT, trust_env=False)
+    assert (got.status_code, got.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert KEY not in got.text
+
+
+def test_who_asks_without_the_key_learns_that_it_is_ready_and_no_more(url):
+    for path in ("/ready", "/health"):
+        got = httpx.get(url + path, trust_env=False)
+        assert (got.status_code, got.json()) == (200, {"status": "ok"})
+
+
+def test_the_key_opens_it_for_the_sdk(url):
+    with sdk(url, KEY) as client:
+        answer = client.chat.completions.create(**CHAT)
+        assert answer.choices[0].message.content and answer.usage.completion_tokens <= 4
+        (model,) = client.models.list()
+        assert model.id == answer.model == client.models.retrieve("current").id
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("other")
+    with sdk(url, "sk-llm-other") as client, pytest.raises(openai.AuthenticationError):
+        client.chat.completions.create(**CHAT)
+
+
+def test_the_usage_comes_in_a_stream_only_where_it_was_asked_for(url):
+    options = {"stream_options": {"include_usage": True}}
+    with sdk(url, KEY) as client:
+        plain = list(client.chat.completions.create(**CHAT, stream=True))
+        *rest, last = client.chat.completions.create(**CHAT, stream=True, **options)
+    assert all(chunk.choices for chunk in plain) and not any(chunk.usage for chunk in plain)
+    assert all(chunk.choices for chunk in rest)
+    assert not last.choices and last.usage.completion_tokens == 4
+
+
+def test_what_is_only_for_the_machine_itself_is_not_there(url):
+    headers = {"authorization": f"Bearer {KEY}"}
+    assert httpx.post(f"{url}/cancel/x", headers=headers, trust_env=False).status_code == 404
+
+
+def test_the_unix_socket_needs_no_key(backend):
+    assert backend.client.get("/health").json()["model"] == "m"
+    assert backend.chat().status_code == 200
+
+
+def test_without_a_key_in_the_credentials_it_does_not_start(start, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        backend = start(
+            "MODEL={models}/smollm2.gguf\n",
+            env={"CREDENTIALS_DIRECTORY": str(tmp_path)},
+            sockets=[listener],
+        )
+        assert backend.finish() == 78
+    (line,) = [line for line in backend.output.splitlines() if line]
+    assert "/etc/llmsvc/credentials/api-key: holds no key" in json.dumps(line)
