@@ -22,7 +22,7 @@ from llmsvc.database import provision
 from llmsvc.errors import Error
 from llmsvc.library import files
 from llmsvc.process import run
-from llmsvc.systemd import manager
+from llmsvc.systemd import manager, schedule
 
 _RUN = (paths.RUN, paths.RUN_INSTANCES, paths.PROXY_STATUS.parent, Path("/run/llmsvc-retry"))
 _OURS = ("auth-proxy.*", "llama-server*.service", "llama-server.socket", "llmsvc-*")
@@ -80,6 +80,8 @@ def _config() -> Config | None:
 
 
 def _units(manifest: Manifest) -> Iterator[Removal]:
+    for one in schedule.every():
+        yield Removal(f"remove the schedule of {one.name}", partial(schedule.remove, one.name, []))
     names = [Path(path).name for path in manifest.written if Path(path).parent == paths.UNITS]
     found = services.units([name for name in names if "@" not in name])
     running = [name for name, unit in found.items() if unit.active]
