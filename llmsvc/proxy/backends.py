@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from llmsvc.proxy.connections import Connections, LostError, Response
+from llmsvc.proxy.backend_client import Connections, LostError, Response
 
 LOST = (LostError, OSError, asyncio.TimeoutError)
 """What an exchange raises when the backend went away."""

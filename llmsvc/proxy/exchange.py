@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from llmsvc.accounts.directory import KeyRecord
 from llmsvc.proxy import access, body, request_ids
+from llmsvc.proxy.backend_client import RefusedError, Response
 from llmsvc.proxy.backends import LOST, Backend, BudgetError, StoppingError
 from llmsvc.proxy.budget import Budget
 from llmsvc.proxy.client import Client
-from llmsvc.proxy.connections import RefusedError, Response
 from llmsvc.proxy.errors import (
     BODY_TIMEOUT,
     CLIENT_GONE,

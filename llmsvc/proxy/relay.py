@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 from llmsvc.proxy import sse
+from llmsvc.proxy.backend_client import LostError, Response
 from llmsvc.proxy.backends import BudgetError, StoppingError, Usage
 from llmsvc.proxy.client import Client
-from llmsvc.proxy.connections import LostError, Response
 from llmsvc.proxy.tally import Tally
 
 

@@ -35,7 +35,7 @@ def test_a_request_parses_once_writes_twice_and_asks_no_database(make_stack: Any
         "json/encoder encode": 3,
         "proxy/spool append": 2,
         "systemd/journal send": 1,
-        "proxy/connections _connect": 0,
+        "proxy/backend_client _connect": 0,
         "psycopg/connection_async execute": 0,
     }.items():
         assert calls[call] < REQUESTS * most + few, (call, calls[call] / REQUESTS)

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from llmsvc import config, env
 from llmsvc.errors import CanceledError, ConflictError, Error
+from llmsvc.proxy.backend_client import Connections
 from llmsvc.proxy.backends import Backend
-from llmsvc.proxy.connections import Connections
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.installed import Installed
 from llmsvc.proxy.switcher import Switcher

@@ -13,9 +13,9 @@ import pytest
 
 from llmsvc import config, env
 from llmsvc.proxy import fair_queue
+from llmsvc.proxy.backend_client import Connections
 from llmsvc.proxy.backends import Backend, Loading, Usage
 from llmsvc.proxy.budget import Budget
-from llmsvc.proxy.connections import Connections
 from llmsvc.proxy.errors import ApiError
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.limits import Limits

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsvc import config, env
+from llmsvc.proxy.backend_client import Connections
 from llmsvc.proxy.backends import Backend, Usage
 from llmsvc.proxy.budget import Budget
-from llmsvc.proxy.connections import Connections
 from llmsvc.proxy.errors import ApiError
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.limits import Limits

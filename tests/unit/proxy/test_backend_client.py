@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmsvc.proxy import connections
-from llmsvc.proxy.connections import Connections, LostError, RefusedError
+from llmsvc.proxy import backend_client
+from llmsvc.proxy.backend_client import Connections, LostError, RefusedError
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -168,7 +168,7 @@ async def test_a_connection_that_was_idle_for_long_or_is_closed_is_not_used(
 ) -> None:
     server.says = [OK, OK, OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"), OK]
     await ask(client)
-    monkeypatch.setattr(connections, "_KEEPALIVE_SECONDS", 0.0)
+    monkeypatch.setattr(backend_client, "_KEEPALIVE_SECONDS", 0.0)
     await ask(client)
     assert server.connections == 2
     await server.ended.acquire()
