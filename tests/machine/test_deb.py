@@ -107,9 +107,7 @@ def test_a_package_from_apt_to_purge(package: tuple[str, Path], server: Machine)
     assert doctor["findings"] == []
     for unit in UNITS[1:]:
         server.exec("systemd-analyze", "security", "--no-pager", "--threshold=5", unit)
-        assert server.out("systemctl", "show", "-P", "FragmentPath", unit).startswith(
-            "/usr/lib/systemd/system/"
-        )
+        assert "/lib/systemd/system/" in server.out("systemctl", "show", "-P", "FragmentPath", unit)
     assert not server.out("find", "/etc/systemd/system", "-type", "f", "-name", "*ll*m*")
     assert "_llmsvc" in server.out(
         "bash", "-c", ". /usr/share/bash-completion/bash_completion; "
