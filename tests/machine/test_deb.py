@@ -19,7 +19,7 @@ UNITS = ("auth-proxy.socket", "auth-proxy", "llama-server@smollm2")
 OURS = r"""
 find / -xdev \( -path /proc -o -path /sys -o -path /src -o -path /tmp -o -path /var/cache \) -prune -o \
     \( -name '*llmsvc*' -o -name '*llama*' -o -name 'auth-proxy*' \) -print
-find /run -name '*llmsvc*' -o -name '*llama*' -o -name 'auth-proxy*'
+find /run -path /run/systemd -prune -o \( -name '*llmsvc*' -o -name '*llama*' -o -name 'auth-proxy*' \) -print
 cd /
 runuser -u postgres -- psql -Atc "select datname from pg_database where datname ~ 'llm'"
 runuser -u postgres -- psql -Atc "select rolname from pg_roles where rolname ~ 'llm'"
