@@ -27,6 +27,14 @@ def check(host: Host) -> Iterator[Finding]:
     """What the database has, if it answers; else why not."""
     if not host.config.llama_proxy_enabled:
         return
+    if not host.config.local_database and not host.config.verifies_database:
+        yield warning(
+            "database-tls",
+            f"POSTGRES_AUTH_SSLMODE is {host.config.postgres_auth_sslmode}: nobody checks who "
+            f"{host.config.postgres_auth_host} is",
+            "whoever can redirect that name gets the password, and decides which keys are valid",
+            f"set POSTGRES_AUTH_SSLMODE=verify-full in {paths.CONFIG_ENV}; {INSTALL}",
+        )
     try:
         connection = connect(host.config)
     except Error as problem:

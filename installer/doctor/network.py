@@ -14,17 +14,20 @@ from llmsvc.process import run
 
 def check(host: Host) -> Iterator[Finding]:
     """Who listens, and who can connect."""
-    address, port = host.config.address
     if host.systemd:
         yield from _socket(host, host.config.listen)
-    if not ipaddress.ip_address(address).is_loopback and not host.config.has_tls:
-        yield warning(
-            "no-tls",
-            f"the service listens on {address}, and there is no TLS",
-            "keys and prompts cross the network readable for everybody on the way",
-            "set LLAMA_PROXY_TLS_CERT and LLAMA_PROXY_TLS_KEY, or put nginx or Caddy in front of it, "
-            f"then sudo llmsvc install --listen 127.0.0.1:{port}",
-        )
+    for place in host.config.listen:
+        address, _, port = place.rpartition(":")
+        if place.startswith("/") or host.config.has_tls:
+            continue
+        if not ipaddress.ip_address(address.strip("[]")).is_loopback:
+            yield warning(
+                "no-tls",
+                f"the service listens on {address}, and there is no TLS",
+                "keys and prompts cross the network readable for everybody on the way",
+                "set LLAMA_PROXY_TLS_CERT and LLAMA_PROXY_TLS_KEY, or put nginx or Caddy in front of it, "
+                f"then sudo llmsvc install --listen 127.0.0.1:{port}",
+            )
 
 
 def _socket(host: Host, places: list[str]) -> Iterator[Finding]:

@@ -17,8 +17,8 @@ from llmsvc.database import connect, schema
 from llmsvc.errors import ConflictError, Error, SettingError
 from llmsvc.library import catalogue, files, settings, store
 
-_OWN = re.compile(r"\s*(POSTGRES_AUTH_[A-Z]+)\s*=")
-"""Settings of how this machine reaches its database, which a backup of another one does not change."""
+_OWN = re.compile(r"\s*(POSTGRES_AUTH_[A-Z]+|LLAMA_PROXY_ENABLED)\s*=")
+"""Settings of how this machine is made, which a backup of another one does not change."""
 
 
 @dataclasses.dataclass(frozen=True)

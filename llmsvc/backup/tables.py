@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from llmsvc import paths, process
 from llmsvc.config import Config
+from llmsvc.database.connection import password
 from llmsvc.errors import Error
 from llmsvc.process import ProcessError
 
@@ -44,12 +48,12 @@ def save(config: Config, target: IO[bytes]) -> None:
     """
     # by schema: a choice of tables would leave out the functions behind their triggers
     argv = ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", "--schema=public"]
-    with process.running(
-        [*argv, *_where(config)],
-        stdout=target,
-        user=_user(config),
-        env=_environment(config),
-        hint="is PostgreSQL's client of the server's version, or a newer one?",
+    hint = "is PostgreSQL's client of the server's version, or a newer one?"
+    with (
+        _environment(config) as environment,
+        process.running(
+            [*argv, *_where(config)], stdout=target, user=_user(config), env=environment, hint=hint
+        ),
     ):
         pass
 
@@ -59,11 +63,14 @@ def load(config: Config, source: Path) -> None:
 
     :raises Error: it is damaged, or made by a newer PostgreSQL; or the database refuses it
     """
-    user, environment = _user(config), _environment(config)
+    user = _user(config)
     psql = ["psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file=-", *_where(config)]
     read = ["pg_restore", "--file=-", "--no-owner", "--no-privileges", "--schema=public"]
     try:
-        with process.running(psql, stdin=subprocess.PIPE, user=user, env=environment) as writer:
+        with (
+            _environment(config) as environment,
+            process.running(psql, stdin=subprocess.PIPE, user=user, env=environment) as writer,
+        ):
             assert writer.stdin
             writer.stdin.write(_CLEAR.encode())
             with (
@@ -98,13 +105,9 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> None:
             pass
 
 
-def _local(config: Config) -> bool:
-    return config.postgres_auth_host.startswith("/")
-
-
 def _user(config: Config) -> str | None:
     """Over the local socket root takes the identity that peer authentication wants."""
-    return paths.PROXY_USER if _local(config) else None
+    return paths.PROXY_USER if config.local_database else None
 
 
 def _where(config: Config) -> list[str]:
@@ -117,5 +120,17 @@ def _where(config: Config) -> list[str]:
     ]
 
 
-def _environment(config: Config) -> dict[str, str]:
-    return {"PGSSLMODE": config.postgres_auth_sslmode, "PGCONNECT_TIMEOUT": "5", "PGCLIENTENCODING": "UTF8"}
+@contextlib.contextmanager
+def _environment(config: Config) -> Iterator[dict[str, str]]:
+    """What libpq is told beside its arguments; a password by a file, for an environment can be read."""
+    told = {"PGSSLMODE": config.postgres_auth_sslmode, "PGCONNECT_TIMEOUT": "5", "PGCLIENTENCODING": "UTF8"}
+    secret = None if config.local_database else password()
+    if config.verifies_database and not config.local_database:
+        told["PGSSLROOTCERT"] = str(config.postgres_auth_sslrootcert)
+    with tempfile.NamedTemporaryFile("w", prefix="llmsvc-", encoding="utf-8") as file:
+        if secret:
+            escaped = secret.replace("\\", "\\\\").replace(":", "\\:")
+            file.write(f"*:*:*:*:{escaped}\n")
+            file.flush()
+            told["PGPASSFILE"] = file.name
+        yield told

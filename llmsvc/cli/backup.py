@@ -10,12 +10,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from llmsvc import paths
 from llmsvc.cli import session
 from llmsvc.cli.output import Result
 from llmsvc.errors import ConflictError, UsageError
+
+if TYPE_CHECKING:
+    from llmsvc.config import Config
 
 
 def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -69,7 +72,7 @@ def _backup(args: argparse.Namespace) -> Result | int:
             )
         from llmsvc.backup import make
 
-        make.make(session.configuration(), sys.stdout.buffer)
+        make.make(_configuration(), sys.stdout.buffer)
         session.note("db backup", "standard output")
         return 0
     file = Path(args.file) if args.file else _new_file("backup")
@@ -83,11 +86,21 @@ def _backup(args: argparse.Namespace) -> Result | int:
     )
 
 
+def _configuration() -> Config:
+    """The settings of this machine, which has a database."""
+    found = session.configuration()
+    if not found.llama_proxy_enabled:
+        raise ConflictError(
+            "in single-key mode there is no database", hint=f"all there is lies in {paths.ETC}; copy that"
+        )
+    return found
+
+
 def _save(file: Path, *, checked: bool = True) -> dict[str, object]:
     from llmsvc.backup import make
 
     with _written(file) as stream:
-        about = make.make(session.configuration(), stream, checked=checked)
+        about = make.make(_configuration(), stream, checked=checked)
     return {"size": file.stat().st_size, "made": about.made, "llmsvc": about.llmsvc, "models": about.models}
 
 
@@ -124,7 +137,7 @@ def _restore(args: argparse.Namespace) -> Result:
     from llmsvc.backup import archive, make, restore
     from llmsvc.library import files
 
-    own = session.configuration()
+    own = _configuration()
     paths.INSTALL_LOCK.mkdir(mode=0o700, exist_ok=True)
     called = "standard input" if args.file == "-" else args.file
     saved = None

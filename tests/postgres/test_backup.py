@@ -306,6 +306,14 @@ def test_a_backup_with_the_wrong_pepper_is_refused(old, tmp_path, capsys):
     assert not (tmp_path / "x.tar").exists()
 
 
+def test_in_single_key_mode_there_is_nothing_to_back_up(old, tmp_path, capsys):
+    with paths.CONFIG_ENV.open("a") as stream:
+        stream.write("LLAMA_PROXY_ENABLED=0\n")
+    for command in (["backup", str(tmp_path / "x.tar")], ["restore", str(tmp_path / "x.tar")]):
+        assert main(["db", *command]) == 5
+        assert "single-key mode" in capsys.readouterr().err
+
+
 def test_a_file_that_exists_stays(saved, capsys):
     before = saved.read_bytes()
     assert main(["db", "backup", str(saved)]) == 5

@@ -14,11 +14,23 @@ from typing import Any
 import pytest
 
 from installer import services
-from installer.doctor import code, credentials, database, examine, exclusion, gpu, machine, models, tls, units
+from installer.doctor import (
+    code,
+    credentials,
+    database,
+    examine,
+    exclusion,
+    gpu,
+    machine,
+    models,
+    network,
+    tls,
+    units,
+)
 from installer.doctor.finding import Finding
 from installer.doctor.host import Host
 from installer.manifest import Manifest
-from llmsvc import config, paths
+from llmsvc import config, env, paths
 from llmsvc.errors import SettingError, UnavailableError
 
 WELL = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
@@ -68,6 +80,56 @@ def test_the_states_of_units(state: dict[str, str], name: str | None) -> None:
             units={other: WELL | (state if other == unit else {}) for other in services.at_boot(proxy=True)}
         )
         assert names(units.states(host)) == ([name] if name else [])
+
+
+def settings(**values: str) -> config.Config:
+    return config.parse({key: env.Entry(key, value, 1) for key, value in values.items()}, Path("config.env"))
+
+
+def test_in_single_key_mode_other_units_run_and_there_is_no_database() -> None:
+    single = settings(LLAMA_PROXY_ENABLED="0")
+    boot = services.at_boot(proxy=False)
+    host = MadeUp(config=single, units=dict.fromkeys(boot, WELL))
+    assert names(units.states(host)) == names(database.check(host)) == []
+    host = MadeUp(config=single, units={name: WELL | {"ActiveState": "failed"} for name in boot})
+    found = next(iter(units.states(host)))
+    assert (found.name, found.level) == ("unit-failed", "error")
+
+
+@pytest.mark.parametrize(("mode", "found"), [("verify-full", []), ("require", ["database-tls"])])
+def test_a_database_elsewhere_must_show_who_it_is(
+    monkeypatch: pytest.MonkeyPatch, mode: str, found: list[str]
+) -> None:
+    def refuse(_: Any) -> Any:
+        raise UnavailableError("no answer")
+
+    monkeypatch.setattr(database, "connect", refuse)
+    elsewhere = settings(POSTGRES_AUTH_HOST="db.example.org", POSTGRES_AUTH_SSLMODE=mode)
+    assert names(database.check(MadeUp(config=elsewhere))) == [*found, "database"]
+
+
+@pytest.mark.parametrize(
+    ("more", "listening", "found"),
+    [
+        ("", "127.0.0.1:8001 (Stream)", []),
+        (
+            "[::1]:8001 /run/llm.sock",
+            "127.0.0.1:8001 (Stream)\n[::1]:8001 (Stream)\n/run/llm.sock (Stream)",
+            [],
+        ),
+        ("[::1]:8001", "127.0.0.1:8001 (Stream)", ["listen"]),
+        ("0.0.0.0:80", "127.0.0.1:8001 (Stream)\n0.0.0.0:80 (Stream)", ["no-tls"]),
+    ],
+)
+def test_all_places_where_clients_connect(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: str, listening: str, found: list[str]
+) -> None:
+    monkeypatch.setattr(network, "OUTPUT", tmp_path)
+    drop_in = tmp_path / "auth-proxy.socket.d/50-llmsvc-listen.conf"
+    drop_in.parent.mkdir()
+    drop_in.touch()
+    socket = {"auth-proxy.socket": WELL | {"Listen": listening}}
+    assert names(network.check(MadeUp(config=settings(LLAMA_PROXY_LISTEN=more), units=socket))) == found
 
 
 def test_without_systemd_that_is_the_one_finding() -> None:
