@@ -58,6 +58,8 @@ class Options:
     database_password: str | None = None
     source: str = ""
     """The checkout that this release was made from."""
+    engine: str | None = None
+    """What runs the models that do not say it themselves: one of config.ENGINES."""
 
 
 def parse_listen(places: Sequence[str]) -> tuple[str, ...]:

@@ -34,10 +34,10 @@ def wanted() -> Path:
         return Path(planned.read_text(encoding="utf-8").strip())
     if prefix.is_relative_to(paths.PREFIX):
         return prefix
-    if importlib.util.find_spec("llama_cpp") is None:
+    if not any(importlib.util.find_spec(engine) for engine in ("llama_cpp", "xllamacpp")):
         raise Error(
-            f"there is no llama-cpp-python in {prefix}, which the services need",
-            hint="install llmsvc[engine] instead of llmsvc, or use packaging/install.sh",
+            f"there is neither llama-cpp-python nor xllamacpp in {prefix}, of which the services need one",
+            hint="install llmsvc[engine] or llmsvc[native] instead of llmsvc, or use packaging/install.sh",
         )
     version = run([_PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).stdout.strip()
     if version != f"{sys.version_info.major}.{sys.version_info.minor}":

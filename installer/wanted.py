@@ -30,6 +30,8 @@ def config_text(options: Options) -> str:
                 env.parse(text or "", paths.CONFIG_ENV), paths.CONFIG_ENV
             ).llama_proxy_enabled
         values |= _listen(options.listen, text or "", proxy=proxy)
+    if options.engine:
+        values["LLAMA_ENGINE"] = options.engine
     return render.config_env(values) if text is None else env.set_values(text, values)
 
 

@@ -30,6 +30,8 @@ These go to `llmsvc install`:
   --no-proxy         single-key mode: no proxy and no database, one key for all; --proxy: back from it
   --database URL     PostgreSQL elsewhere, or on another port: see llmsvc install --help
   --database-password-file FILE
+  --engine ENGINE    what runs the models: llama-cpp-python (the default; compiled for this processor, about 6 minutes),
+                     or native: llama.cpp's own server, several requests at once, nothing to compile
   --key-file FILE    write the first user's key to FILE (mode 0600) too
 T
 }
@@ -42,13 +44,14 @@ dry_run=''
 accel=auto
 yes=''
 made=''
+engine=''
 options=()
 
 # What cannot work is refused here, before anything is changed
 read_options() {
     while [ $# -gt 0 ]; do
         case $1 in
-        --wheelhouse | --accel | --model | --key-file | --listen | --database | --database-password-file)
+        --wheelhouse | --accel | --model | --key-file | --listen | --engine | --database | --database-password-file)
             [ $# -gt 1 ] || die "$1 needs a value" "packaging/install.sh --help"
             set -- "$1=$2" "${@:3}"
             continue
@@ -62,6 +65,7 @@ read_options() {
         --accel=*) accel=${1#*=} ;;
         --listen=* | --database=* | --database-password-file=* | --no-proxy | --proxy | --json) options+=("$1") ;;
         --yes) yes=yes options+=(--yes) ;;
+        --engine=*) engine=${1#*=} ;;
         *) die "unknown option: $1" "packaging/install.sh --help" ;;
         esac
         shift
@@ -77,6 +81,8 @@ read_options() {
     if [[ $model == *.gguf && ! -f $model && ! $model =~ ^[^/]+/[^/]+/.+ ]]; then
         die "there is no file $model" "--model takes a name of the catalogue, a .gguf file, or OWNER/REPO/FILE.gguf"
     fi
+    [[ $engine == @(|llama-cpp-python|native) ]] || die "--engine is llama-cpp-python or native, not '$engine'"
+    [ -z "$engine" ] || options+=("--engine=$engine")
     if [ -n "$wheelhouse" ]; then
         [ -e "$wheelhouse/COMPLETE" ] || die "$wheelhouse is not a complete wheelhouse" "make one: packaging/wheelhouse DIR"
         wheelhouse=$(cd -- "$wheelhouse" && pwd)
@@ -143,7 +149,8 @@ install_packages() {
     [ ${#missing[@]} -gt 0 ] || "$python" -c 'import ensurepip' 2>/dev/null || missing+=("Python's venv module")
     command -v psql >/dev/null || missing+=("a running PostgreSQL with psql")
     command -v pkaction >/dev/null || missing+=(polkit)
-    [ -n "$wheelhouse" ] || command -v c++ >/dev/null || missing+=("a C++ compiler")
+    [ -n "$wheelhouse" ] || [ "$engine" = native ] || command -v c++ >/dev/null ||
+        missing+=("a C++ compiler, or --engine native")
     if [ ${#missing[@]} -gt 0 ]; then
         list=$(printf ', %s' "${missing[@]}")
         die "this distribution (${distribution% }) is not known; missing: ${list:2}" \
@@ -152,13 +159,16 @@ install_packages() {
 }
 
 # name==version of every package of the lock file; the wheelhouse has checked the hashes
-pinned() { sed -n 's/^\([A-Za-z0-9][^\\]*\).*/\1/p' "$root/packaging/requirements.lock"; }
+pinned() {
+    sed -n 's/^\([A-Za-z0-9][^\\]*\).*/\1/p' "$root/packaging/requirements.lock" |
+        if [ "$engine" = native ]; then grep -v '^llama-cpp-python=='; else cat; fi
+}
 
 # name_release WHEELHOUSE: sets $release. It is named by what it is made of: an unchanged one is not made again.
 name_release() {
     local from=$1 version content
     version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/llmsvc/__init__.py")
-    content=$({ cat "$from/COMPLETE" && cd "$root" &&
+    content=$({ cat "$from/COMPLETE" && echo "$engine" && cd "$root" &&
         find llmsvc installer units templates models docs pyproject.toml README.md -type f ! -name '*.pyc' -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-8)
     release=/opt/llmsvc/releases/$version-$content
@@ -200,8 +210,15 @@ remove_unused() {
 choose_accel() {
     local found kind
     found=$(detect_accel /)
-    if [ -n "$wheelhouse" ]; then
+    if [ "$engine" = native ]; then
+        [ "$found" = cpu ] ||
+            step "this machine has $(gpu_words "$found"), which xllamacpp from PyPI leaves unused: docs/engines.md tells where its wheels for GPUs are"
+        # any wheelhouse has it
+        accel=native
+        [ -z "$wheelhouse" ] || accel=$(cat "$wheelhouse/ACCEL" 2>/dev/null || echo cpu)
+    elif [ -n "$wheelhouse" ]; then
         kind=$(cat "$wheelhouse/ACCEL" 2>/dev/null || echo cpu)
+        [ "$kind" != native ] || die "$wheelhouse has no llama-cpp-python" "packaging/install.sh --engine native"
         if [ "$accel" = auto ]; then
             [ "$found" = "$kind" ] || step "this machine has $(gpu_words "$found"); the engine of $wheelhouse is for $kind"
         elif [ "$accel" != "$kind" ]; then
@@ -244,6 +261,9 @@ main() {
         return
     fi
     export TMPDIR=$work # for what pip unpacks and builds
+    # what this machine has already stays as it is
+    if [ -z "$engine" ] && grep -qs '^LLAMA_ENGINE="\?native' /etc/llmsvc/config.env; then engine=native; fi
+    engine=${engine:-llama-cpp-python}
     install_packages
     local from=$wheelhouse release kind
     choose_accel
@@ -251,7 +271,8 @@ main() {
         from=$cache/wheelhouse/$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
         [ "$accel" = cpu ] || from=$from-$accel
         [ -z "$dry_run" ] || [ "$(cat "$from/COMPLETE" 2>/dev/null)" = "$(wheelhouse_key "$accel")" ] || not_all_known
-        "$root/packaging/wheelhouse" --no-models --accel "$accel" ${yes:+--yes} "$from"
+        if [ "$engine" = native ]; then kind=--engine=native; else kind=--accel=$accel; fi
+        "$root/packaging/wheelhouse" --no-models "$kind" ${yes:+--yes} "$from"
     elif kind=$(cat "$from/ACCEL" 2>/dev/null || echo cpu) &&
         [[ $(cat "$from/COMPLETE") != @($(wheelhouse_key "$kind")|$(wheelhouse_key "$kind" smollm2 gemma3)) ]]; then
         die "$from was made for another release of llmsvc, or for another Python than $("$python" -V)" \

@@ -119,6 +119,7 @@ class Adapter:
             "tokens_per_second": engine.tokens_per_second,
             "load_seconds": self._load_seconds,
             "embedding": engine.model.embedding,
+            "capabilities": engine.model.capabilities,
         }
 
     async def _cancel(self, request_id: str) -> dict[str, int]:

@@ -37,6 +37,14 @@ class Model:
     can_fill: bool = False
     """Whether it was taught to fill in the middle of a text."""
 
+    @property
+    def capabilities(self) -> list[str]:
+        """What it can be asked for."""
+        if self.embedding:
+            return ["embeddings"]
+        own = {"tools": self.can_call, "infill": self.can_fill}
+        return ["chat", "completions", "json_schema", *(name for name, has in own.items() if has)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmsvc import __version__
+from llmsvc import __version__, config
 from llmsvc.cli import completion, session
 from llmsvc.cli.output import Result
 
@@ -91,6 +91,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--key-file", type=Path, metavar="FILE", help="write the first user's key to FILE (mode 0600) too"
     )
     parser.add_argument(
+        "--engine",
+        choices=config.ENGINES,
+        help="what runs the models that do not say ENGINE themselves (default: as it is, at first "
+        "llama-cpp-python)",
+    )
+    parser.add_argument(
         "--yes", action="store_true", help="ask nothing (it never does; for scripts that say so)"
     )
     # by packaging/install.sh, for 'llmsvc upgrade'
@@ -135,6 +141,7 @@ def _install(arguments: argparse.Namespace) -> Result:
         wheelhouse=arguments.wheelhouse,
         key_file=arguments.key_file,
         source=arguments.source,
+        engine=arguments.engine,
     )
     if arguments.dry_run:
         return _dry_run(Plan(facts.gather(), options, completion.files()), recover=undo.Undo().pending)

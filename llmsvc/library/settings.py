@@ -191,7 +191,6 @@ SETTINGS: tuple[Setting, ...] = (
         "deepseek",
         "With ENGINE=native: deepseek sends a model's thinking as reasoning_content, none in content.",
     ),
-    Setting("RERANK", boolean, "0", "With ENGINE=native, 1: the model ranks documents, and nothing else."),
     Setting(
         "SWA_FULL",
         boolean,
@@ -202,7 +201,7 @@ SETTINGS: tuple[Setting, ...] = (
 _KNOWN = {setting.key: setting for setting in SETTINGS}
 ONLY = {
     "llama-cpp-python": frozenset({"KV_OVERRIDES", "LOGITS_ALL"}),
-    "native": frozenset({"CACHE_PER_USER", "CACHE_RAM", "REASONING_FORMAT", "RERANK", "SLOTS", "SWA_FULL"}),
+    "native": frozenset({"CACHE_PER_USER", "CACHE_RAM", "REASONING_FORMAT", "SLOTS", "SWA_FULL"}),
 }
 """Keys that only one engine knows."""
 OURS = frozenset({"ENGINE", "GPU", "REQUIRE_GPU"}) | ONLY["native"]
@@ -261,7 +260,7 @@ class ModelSettings:
     def slots(self) -> int:
         """Requests that are served at once."""
         # vectors of several inputs in one batch come out wrong (llama.cpp b11549), and are no faster
-        if self["ENGINE"] != "native" or self["EMBEDDING"] or self["RERANK"]:
+        if self["ENGINE"] != "native" or self["EMBEDDING"]:
             return 1
         return int(self["SLOTS"] or DEFAULT_SLOTS)
 
@@ -319,8 +318,6 @@ def _check_engine(settings: ModelSettings) -> None:
                 raise settings.error(key, f"works with ENGINE={engine} only")
     if settings["CACHE_PER_USER"] and settings["CACHE_RAM"]:
         raise settings.error("CACHE_RAM", "would be shared by all users, which CACHE_PER_USER=1 forbids")
-    if settings["EMBEDDING"] and settings["RERANK"]:
-        raise settings.error("RERANK", "a model makes embeddings or ranks, not both")
 
 
 def check_key(entry: env.Entry, file: Path) -> None:

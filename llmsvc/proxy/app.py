@@ -144,7 +144,10 @@ def routes(services: Services, guesses: Guesses) -> FastAPI:
         loaded, coming = services.switcher.loaded, services.upstream.coming
         allowed = record.models
         if loaded is not None:
-            known = [_model(name, loaded.created, loaded.context) for name in (loaded.name, "current")]
+            known = [
+                _model(name, loaded.created, loaded.context, loaded.capabilities)
+                for name in (loaded.name, "current")
+            ]
             known = known if allowed is None or loaded.name in allowed else []
         else:
             known = [_model(name, started, None) for name in ([coming] if coming else []) + ["current"]]
@@ -252,7 +255,9 @@ def _take(reads: Buckets, record: KeyRecord) -> None:
         )
 
 
-def _model(name: str, created: int, context: int | None) -> dict[str, Any]:
+def _model(
+    name: str, created: int, context: int | None, capabilities: tuple[str, ...] = ()
+) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
@@ -260,6 +265,8 @@ def _model(name: str, created: int, context: int | None) -> dict[str, Any]:
         "owned_by": "llmsvc",
         "context_length": context,
         "max_model_len": context,
+        # of a model that is not loaded only its own process would know
+        **({"capabilities": list(capabilities)} if capabilities else {}),
     }
 
 

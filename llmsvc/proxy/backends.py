@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from llmsvc.proxy.backend_client import Connections, LostError, Response
 LOST = (LostError, OSError, asyncio.TimeoutError)
 """What an exchange raises when the backend went away."""
 
+_SALT = os.urandom(16)
 _PROBE_SECONDS = 2.0
 # a healthy one needs 1 s at most
 _CANCEL_SECONDS = 3.0
@@ -74,6 +76,10 @@ def named(model: str | None, name: str, file: str) -> bool:
     return model is None or model in ("", "current", name, file)
 
 
+def _anonymous(user: str) -> str:
+    return hashlib.blake2b(user.encode(), digest_size=12, key=_SALT).hexdigest()
+
+
 class Backend:
     """A backend that was ready once. `running` counts the slots that are taken."""
 
@@ -85,6 +91,7 @@ class Backend:
         self.slots = 1
         self.file = ""
         self.context: int | None = None
+        self.capabilities: tuple[str, ...] = ()
         self._connections = connections
 
     @classmethod
@@ -114,20 +121,26 @@ class Backend:
         self.slots = max(1, int(health.get("slots") or 1))
         self.file = str(health.get("model_file") or "")
         self.context = health.get("n_ctx")
+        self.capabilities = tuple(map(str, health.get("capabilities") or ()))
 
     def answers_to(self, model: str | None) -> bool:
         """Whether a request for this model name is for this backend."""
         return named(model, self.name, self.file)
 
-    async def post(self, path: str, body: bytes, request_id: str, budget: int | None = None) -> Response:
+    async def post(
+        self, path: str, body: bytes, request_id: str, budget: int | None = None, user: str = ""
+    ) -> Response:
         """Sends a request and returns the answer as soon as its headers are there.
 
         :param budget: tokens that prompt and answer may take together
+        :param user: tells the backend whose it is; it gets a name that says nothing
         :raises LOST: the backend went away
         """
         headers = f"x-request-id: {request_id}\r\n"
         if budget is not None:
             headers += f"x-token-budget: {budget}\r\n"
+        if user and self.slots > 1:
+            headers += f"x-user: {_anonymous(user)}\r\n"
         return await self._connections.post(path, body, headers)
 
     async def cancel(self, request_id: str) -> Usage | None:

@@ -263,7 +263,9 @@ class Exchange:
         case.sent()
         self._at_backend, sent = True, time.monotonic()
         self._give_way_after(self._services.config.llama_proxy_max_seconds, backend)
-        response = self._response = await backend.post(self._path, data, self.id, self._budget.tokens)
+        response = self._response = await backend.post(
+            self._path, data, self.id, self._budget.tokens, self.who.key
+        )
 
         def free(answered: bool) -> None:
             tokens = self._tally.usage.completion_tokens

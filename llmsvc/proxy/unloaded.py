@@ -26,6 +26,11 @@ class Unloaded:
     context: int | None
     life: str
 
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Not known while it is not loaded."""
+        return ()
+
     def answers_to(self, model: str | None) -> bool:
         """Whether a request for this model name would be for it."""
         return named(model, self.name, self.file)

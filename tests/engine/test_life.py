@@ -300,6 +300,7 @@ def test_health_answers_while_the_model_generates(smollm2, engine):
         "engine_version": VERSIONS[engine], "slots": SLOTS[engine], "n_ctx": 4096, "n_ctx_train": 8192,
         "device": "cpu",
         "n_gpu_layers": 0, "n_layers": 30, "busy_since": 0, "load_seconds": 0, "embedding": False,
+        "capabilities": ["chat", "completions", "json_schema"],
     }  # fmt: skip
     body = {"prompt": "word " * 400, "max_tokens": 1}
     worker = threading.Thread(target=smollm2.post, args=("/v1/completions", body))

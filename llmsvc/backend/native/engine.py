@@ -97,7 +97,6 @@ class Engine:
                     "POST", "/infill", {"input_prefix": "", "input_suffix": "", "n_predict": 1}
                 )
                 can_fill = True
-        await self._http.close()
         self.facts = Facts(
             engine="native",
             engine_version=importlib.metadata.version("xllamacpp"),
@@ -150,7 +149,6 @@ class Engine:
             request = chat({"messages": hello, "max_tokens": 1}, self.model)
         job.task = self.plan(request)
         await self.run(request, job, asyncio.Queue())
-        await self._http.close()
 
     async def _fit_batch(self) -> None:
         """Starts the server again with a smaller batch where the one that it has takes too long."""
@@ -164,7 +162,6 @@ class Engine:
             return
         size = max(SMALLEST_BATCH, self.slots, 1 << max(fitting.bit_length() - 1, 0))
         self._params |= {"n_batch": size, "n_ubatch": min(size, self._params["n_ubatch"])}
-        await self._http.close()
         self._server.stop()
         self._start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import AsyncGenerator
@@ -33,14 +34,10 @@ class RefusedError(Exception):
 
 
 class Http:
-    """A client of one server; to be used in one event loop, and closed in it.
-
-    Connections are not kept: to close one is how a request is cancelled.
-    """
+    """A client of one server. Connections are not kept: to close one is how a request is cancelled."""
 
     def __init__(self, address: Path) -> None:
         self._address = address
-        self._session: aiohttp.ClientSession | None = None
 
     async def json(self, method: str, path: str, body: object = None) -> Any:
         """The JSON that it answers.
@@ -77,25 +74,23 @@ class Http:
             if not ended:
                 raise ConnectionError("the stream has no end")
 
-    async def close(self) -> None:
-        """Closes what is open."""
-        session, self._session = self._session, None
-        if session:
-            await session.close()
-
-    def _request(self, method: str, path: str, body: object) -> Any:
-        if self._session is None:
-            connector = aiohttp.UnixConnector(str(self._address), limit=0, force_close=True)
-            self._session = aiohttp.ClientSession(
+    @contextlib.asynccontextmanager
+    async def _request(
+        self, method: str, path: str, body: object
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        connector = aiohttp.UnixConnector(str(self._address), force_close=True)
+        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        async with (
+            aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),
                 read_bufsize=_MOST_BYTES,
                 trust_env=False,
-            )
-        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        headers = {"content-type": "application/json"} if data else {}
-        return self._session.request(method, _URL + path, data=data, headers=headers)
+            ) as session,
+            session.request(method, _URL + path, data=data) as response,
+        ):
+            yield response
 
 
 def _refused(status: int, answer: object) -> RefusedError:

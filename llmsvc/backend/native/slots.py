@@ -40,17 +40,17 @@ class Slots:
     def take(self, user: str, prints: tuple[bytes, ...]) -> tuple[Slot, bool]:
         """A free slot, and whether what it holds may be used.
 
-        Of what it holds, what the prompt begins with counts for it, and what would be lost counts against it,
-        the less the longer nobody came back for it.
+        What it holds of this user's prompt counts for it, and what would be lost counts against it, the less
+        the longer nobody came back for it. What others left counts as lost only: users with one system prompt
+        would else push each other out of their slots.
         """
 
-        def score(slot: Slot) -> float:
-            common = _common(slot.prints, prints) if slot.user == user or not self._per_user else 0
-            return common - (len(slot.prints) - common) / (1 + self._clock - slot.used)
+        def score(slot: Slot) -> tuple[float, int]:
+            common = _common(slot.prints, prints) if slot.user == user else 0
+            lost = (len(slot.prints) - common) / (1 + self._clock - slot.used)
+            return common - lost, -slot.used
 
-        best = max(
-            (slot for slot in self._slots if not slot.busy), key=lambda slot: (score(slot), -slot.used)
-        )
+        best = max((slot for slot in self._slots if not slot.busy), key=score)
         keep = not self._per_user or best.user in (None, user)
         self._clock += 1
         best.busy, best.user, best.prints, best.used = True, user, prints, self._clock
