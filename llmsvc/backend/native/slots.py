@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 _PIECE = 256
 _MOST_PIECES = 4096
+_LONG = 8
+"""Pieces of a prompt that others had better not wait for."""
 
 
 @dataclasses.dataclass
@@ -43,12 +45,16 @@ class Slots:
         What it holds of this user's prompt counts for it, and what would be lost counts against it, the less
         the longer nobody came back for it. What others left counts as lost only: users with one system prompt
         would else push each other out of their slots.
-        """
 
-        def score(slot: Slot) -> tuple[float, int]:
+        Where it is all the same, short prompts get the first slots and long ones the last: the server reads
+        prompts in the order of slots.
+        """
+        order = 1 if len(prints) > _LONG else -1
+
+        def score(slot: Slot) -> tuple[float, int, int]:
             common = _common(slot.prints, prints) if slot.user == user else 0
             lost = (len(slot.prints) - common) / (1 + self._clock - slot.used)
-            return common - lost, -slot.used
+            return common - lost, -slot.used, order * slot.number
 
         best = max((slot for slot in self._slots if not slot.busy), key=score)
         keep = not self._per_user or best.user in (None, user)

@@ -54,3 +54,10 @@ def test_fingerprints_tell_where_prompts_part():
     assert len(one) == 4
     assert [mine == its for mine, its in zip(one, other, strict=True)] == [True, True, True, False]
     assert len(fingerprints(["x" * 10_000_000])) < 50_000
+
+
+def test_a_long_prompt_is_put_behind_those_that_come_after_it():
+    slots = Slots(4, per_user=False)
+    long, _ = slots.take("a", fingerprints(["word " * 3000]))
+    short, _ = slots.take("b", fingerprints(["hello"]))
+    assert (long.number, short.number) == (3, 0)

@@ -1,0 +1,79 @@
+"""What only the engine native does: several requests at once, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Backend
+from tests.engine.test_cancel import ENDLESS, PREFILL, begin
+
+pytestmark = pytest.mark.engine("native")
+
+
+def child_of(backend: Backend) -> int:
+    (child,) = Path(f"/proc/{backend.process.pid}/task/{backend.process.pid}/children").read_text().split()
+    return int(child)
+
+
+def test_requests_run_side_by_side(smollm2):
+    """Also one that comes while another's long prompt is read."""
+    runs, _ = begin(smollm2, ENDLESS, "runs")
+    reads, _ = begin(smollm2, PREFILL, "reads")
+    assert smollm2.chat(max_tokens=3).status_code == 200
+    for name in ("runs", "reads"):
+        usage = smollm2.post(f"/cancel/{name}", {}).json()
+        assert usage["prompt_tokens"] > 0
+    runs.join()
+    reads.join()
+    assert smollm2.client.get("/health").json()["busy_since"] is None
+    assert smollm2.output == ""
+
+
+def test_a_crash_of_the_server_ends_the_backend_with_one_line(start):
+    backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=512\nSLOTS=2\n")
+    backend.wait_for("READY=1")
+    os.kill(child_of(backend), signal.SIGSEGV)
+    assert backend.finish() == 1
+    assert backend.output == "llama.cpp's server ended by itself, with signal 11\n"
+
+
+def test_the_server_ends_with_the_backend_however_that_ends(start):
+    backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=512\nSLOTS=2\n")
+    backend.wait_for("READY=1")
+    child = child_of(backend)
+    backend.process.kill()
+    backend.process.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_only_the_backend_reaches_the_server(smollm2):
+    folder = smollm2.socket.with_name("engine")
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_schema_that_no_grammar_may_be_made_of_is_shown_to_the_model_only(start, models, tmp_path):
+    from tests.engine.gguf_copy import with_template
+    from tests.engine.test_tools import MESSAGES, SHOW, TEMPLATES, TURNS
+
+    call, history = TEMPLATES["hermes"]
+    template = SHOW + TURNS.replace("CALL", call) + MESSAGES.replace("HISTORY", history)
+    file = with_template(models / "smollm2.gguf", tmp_path / "x.gguf", template)
+    backend = start(f"MODEL={file}\nN_THREADS=1\nN_CTX=2048\n")
+    backend.wait_for("READY=1")
+    for pattern in (r"^\\d+$", "(" * 5000, "^a{1,5000}$"):
+        city = {"type": "string", "pattern": pattern}
+        parameters = {"type": "object", "properties": {"city": city}}
+        tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+        answer = backend.chat("The weather in Paris?", tools=[tool], max_tokens=40, temperature=0)
+        assert answer.status_code in (200, 400), answer.text
+        forced = backend.chat("x", tools=[tool], tool_choice="required")
+        assert forced.json()["error"]["code"] == "unsupported_schema"
+    assert backend.output == ""
