@@ -146,7 +146,8 @@ class _Connection(asyncio.Protocol):
         try:
             await response.head()
         except BaseException:
-            self.close()
+            # not the connection: with a whole answer, it may have somebody else's request by now
+            response.close()
             raise
         return response
 
@@ -266,12 +267,23 @@ class Connections:
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
-        connecting = loop.create_unix_connection(lambda: _Connection(self), self._socket)
+        connecting = loop.create_task(loop.create_unix_connection(lambda: _Connection(self), self._socket))
         try:
-            _, connection = await asyncio.wait_for(connecting, _CONNECT_SECONDS)
-        except asyncio.TimeoutError:
+            # before Python 3.12, wait_for() drops a cancel that comes together with what it waits for
+            await asyncio.wait({connecting}, timeout=_CONNECT_SECONDS)
+            if not connecting.done():
+                raise asyncio.TimeoutError
+            _, connection = connecting.result()
+        except (asyncio.CancelledError, asyncio.TimeoutError):
+            connecting.add_done_callback(_unwanted)
+            connecting.cancel()
             raise
         except OSError as error:
             raise RefusedError(f"the backend takes no connection: {error.strerror}") from None
         self._all.add(connection)
         return connection
+
+
+def _unwanted(connecting: asyncio.Task[tuple[asyncio.Transport, _Connection]]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result()[1].close()

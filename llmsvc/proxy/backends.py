@@ -20,6 +20,7 @@ _SALT = os.urandom(16)
 _PROBE_SECONDS = 2.0
 # a healthy one needs 1 s at most
 _CANCEL_SECONDS = 3.0
+_CANCEL_AGAIN_SECONDS = (0.05, 0.2)
 _MOST_LOADING = 1000
 
 
@@ -146,7 +147,12 @@ class Backend:
     async def cancel(self, request_id: str) -> Usage | None:
         """Ends a request and waits until the model is free of it; None where the backend cannot tell."""
         try:
-            status, answer = await self._command(f"/cancel/{request_id}")
+            for seconds in (*_CANCEL_AGAIN_SECONDS, None):
+                status, answer = await self._command(f"/cancel/{request_id}")
+                if status != 404 or seconds is None:
+                    break
+                # this may have overtaken the request, which has yet to be read
+                await asyncio.sleep(seconds)
             return Usage.of(json.loads(answer)) if status == 200 else None
         except (*LOST, ValueError):
             return None

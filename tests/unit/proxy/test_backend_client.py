@@ -199,3 +199,23 @@ async def test_an_answer_that_nobody_reads_stops_at_a_bound(server: Server, clie
             await asyncio.sleep(0)
     assert sent < size / 4
     assert len(await response.read()) == size
+
+
+async def test_who_leaves_as_its_answer_comes_does_not_cut_the_next_request_on_its_connection(
+    server: Server, client: Connections
+) -> None:
+    server.says = [OK, OK]
+    leaving = asyncio.create_task(ask(client))
+    connection = client.keep
+
+    def keep(kept: connections._Connection) -> None:
+        # the answer is there, and its task has yet to see it
+        connection(kept)
+        leaving.cancel()
+
+    client.keep = keep  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    client.keep = connection  # type: ignore[method-assign]
+    assert await ask(client) == (200, "application/json", b"{}")
+    assert [number for number, _ in server.requests] == [1, 1]

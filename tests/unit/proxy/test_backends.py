@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmsvc.proxy.backends import Loading, ready_instances
+from llmsvc.proxy.backends import Backend, Loading, Usage, ready_instances
+from llmsvc.proxy.connections import Connections
 
 
 @pytest.fixture
@@ -48,3 +49,18 @@ def test_a_load_cannot_make_the_proxy_tell_another_file_nor_wait_nor_read_for_ev
     loading.write_text("1 " + "x" * 100_000)
     coming = ready_instances(instances)[1]
     assert coming is not None and coming.text == "x" * 200
+
+
+async def test_a_cancel_that_overtook_its_request_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend("m", None, 0, Connections(Path()))
+    answers = [(404, b"{}"), (200, b'{"prompt_tokens": 5, "completion_tokens": 0}')]
+
+    async def command(path: str) -> tuple[int, bytes]:
+        assert path == "/cancel/x"
+        return answers.pop(0)
+
+    monkeypatch.setattr(backend, "_command", command)
+    assert await backend.cancel("x") == Usage(5, 0)
+    answers[:] = [(404, b"{}")] * 3
+    assert await backend.cancel("x") is None
+    assert answers == []
