@@ -208,7 +208,7 @@ async def test_who_leaves_as_its_answer_comes_does_not_cut_the_next_request_on_i
     leaving = asyncio.create_task(ask(client))
     connection = client.keep
 
-    def keep(kept: connections._Connection) -> None:
+    def keep(kept: backend_client._Connection) -> None:
         # the answer is there, and its task has yet to see it
         connection(kept)
         leaving.cancel()
