@@ -203,14 +203,14 @@ def test_embeddings_that_are_cancelled_are_counted(start):
     backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=256\nEMBEDDING=1\n")
     backend.wait_for("READY=1")
     answers = []
-    body = {"input": ["word " * 30] * 2000}
+    body = {"input": ["word " * 8] * 2000}
     worker = threading.Thread(
         target=lambda: answers.append(backend.post("/v1/embeddings", body, **{"x-request-id": "e"}))
     )
     worker.start()
     while not backend.client.get("/health").json()["busy_since"]:
         time.sleep(0.05)
-    time.sleep(2)
+    time.sleep(4)
     usage = backend.post("/cancel/e", {}).json()
     worker.join()
     assert usage["prompt_tokens"] > 0 and usage["completion_tokens"] == 0

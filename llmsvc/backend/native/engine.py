@@ -35,7 +35,7 @@ MAX_BATCH_SECONDS = 0.4
 """What a full batch may take at the start of a context; at its end it takes about twice as long."""
 SMALLEST_BATCH = 8
 _FREE_SECONDS = 10.0
-_EMBEDDED_TOKENS = 128
+_EMBEDDED_TOKENS = 64
 """As many are sent to the server at once for embeddings: between two such batches they can be cancelled."""
 
 
