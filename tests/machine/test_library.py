@@ -39,8 +39,8 @@ def llmsvc(machine, *arguments: str, check: bool = True):
 
 
 def ask(machine, model: str) -> str:
-    with machine.network():
-        answer = machine.openai(machine.key()).chat.completions.create(
+    with machine.network(), machine.openai(machine.key()) as client:
+        answer = client.chat.completions.create(
             model=model, messages=[{"role": "user", "content": "Say hello"}], max_tokens=8
         )
     return answer.model
@@ -122,6 +122,8 @@ def test_a_schedule_switches_at_its_time_and_only_to_what_can_start(machine):
         (listed,) = json.loads(machine.out("llmsvc", "model", "schedule", "list", "--json"))
         assert (listed["name"], listed["times"]) == ("gemma3", [soon])
         machine.await_states(["llama-server@gemma3", "llama-server@smollm2"], ["active", "inactive"])
+        # its last deed is the row
+        machine.await_states(["llmsvc-schedule@gemma3"], ["inactive"])
         assert machine.sql(
             "select object from llama_audit where verb = 'start' order by id desc limit 1"
         ) == [{"object": "gemma3"}]
