@@ -71,7 +71,7 @@ def room(name: str | None = None) -> Room:
                 running, pid = manager.instance_name(instance.unit), instance.pid
         limits = manager.memory_limits([manager.SLICE, *([manager.unit(name)] if name else [])])
     if pid:
-        free += _held(pid)
+        free += sum(map(_held, _family(pid)))
     # what others hold and do not use goes to swap, but no model runs from there
     free = max(free, min(free + meminfo.get("SwapFree", 0), meminfo.get("MemTotal", 0)))
     limit, total = None, meminfo.get("MemTotal", 0)
@@ -148,8 +148,19 @@ def _nvidia_smi(query: str) -> list[str]:
 
 
 def resident(pid: int) -> int | None:
-    """Bytes that the process has in memory, mapped files included; None where there is no such process."""
-    return _kilobytes(_PROC / str(pid) / "status").get("VmRSS")
+    """Bytes that a process and its children have in memory, with mapped files; None where there is none."""
+    found = [_kilobytes(_PROC / str(one) / "status").get("VmRSS") for one in _family(pid)]
+    return None if found[0] is None else sum(size or 0 for size in found)
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it: an engine may be a child of the backend."""
+    family = [pid]
+    for one in family:
+        for children in (_PROC / str(one) / "task").glob("*/children"):
+            with contextlib.suppress(OSError, ValueError):
+                family += map(int, children.read_text().split())
+    return family
 
 
 def _held(pid: int) -> int:
@@ -173,10 +184,11 @@ def _zfs_cache() -> int:
 def _holders(except_pid: int) -> tuple[Holder, ...]:
     """The processes that hold most, largest first."""
     found = []
+    model = _family(except_pid)
     for directory in _PROC.glob("[0-9]*"):
         pid = int(directory.name)
         held = _held(pid)
-        if held >= _WORTH_NAMING and pid != except_pid:
+        if held >= _WORTH_NAMING and pid not in model:
             found.append((held, pid))
     holders = []
     for held, pid in sorted(found, reverse=True)[:_NAMED]:

@@ -48,6 +48,17 @@ def test_the_running_model_gives_back_what_is_its_own_but_not_mapped_files(proc,
     assert memory.resident(50) == 390_000 * 1024
 
 
+def test_an_engine_that_is_a_child_of_the_backend_counts_as_its_own(proc, systemd, tmp_path):
+    proc(50, "llmsvc", RssAnon=50_000, VmRSS=60_000)
+    proc(51, "engine", RssAnon=300_000, VmRSS=400_000)
+    before = memory.room("smollm2")
+    (tmp_path / "50" / "task" / "55").mkdir(parents=True)
+    (tmp_path / "50" / "task" / "55" / "children").write_text("51 \n")
+    assert memory.resident(50) == 460_000 * 1024
+    assert memory.room("smollm2").free - before.free == 300_000 * 1024
+    assert memory.resident(52) is None
+
+
 def test_locked_files_are_given_back_too(proc, systemd):
     proc(50, "llmsvc", RssAnon=300_000, RssFile=90_000, VmLck=90_000)
     assert memory.room("gemma3").free == 1_390_000 * 1024
