@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 # what systemd says is done may take a moment until Upstream has seen it
 _SEEN_SECONDS = 5.0
 _GIVE_WAY_SECONDS = 1.0
+_LEAST_SECONDS = 0.001
 _MOST_REASON = 300
 _STOP_RETRY_SECONDS = 60.0
 # a client learns what is wrong with the model, not where it lies
@@ -135,7 +136,8 @@ class Switcher:
             self._changed.clear()
             seconds = await self._step()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), seconds)
+                # a timer fires up to a clock's tick too early: what is left then must not be no time at all
+                await asyncio.wait_for(self._changed.wait(), seconds and max(seconds, _LEAST_SECONDS))
 
     async def _step(self) -> float | None:
         """Does what is due. Returns in how many seconds to look again, None for at the next change."""
@@ -239,7 +241,7 @@ class Switcher:
     async def _until(self, there: Callable[[Backend | None], bool]) -> None:
         """Returns as soon as the queue has seen what systemd says is done."""
         until = self._clock() + _SEEN_SECONDS
-        while not there(self._queue.backend) and (seconds := until - self._clock()) > 0:
+        while not there(self._queue.backend) and (seconds := until - self._clock()) > _LEAST_SECONDS:
             self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), seconds)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llmsvc.proxy.backend_client import Connections
 from llmsvc.proxy.backends import Backend, Loading, Usage, ready_instances
-from llmsvc.proxy.connections import Connections
 
 
 @pytest.fixture

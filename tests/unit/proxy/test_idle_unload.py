@@ -252,3 +252,16 @@ def test_a_damaged_memory_is_none(tmp_path: Path, text: str) -> None:
         assert w.switcher.wanted(record("alice", may_switch=True), "a") is None
 
     in_world(tmp_path, test)
+
+
+def test_what_rounding_leaves_of_the_time_is_no_reason_to_look_for_ever(world: Callable[[Test], None]) -> None:
+    async def test(w: World) -> None:
+        w.ready("a")
+        await asyncio.sleep(1)
+        # less than a tick of the clock, by which a timer fires too early
+        w.queue._used = w.clock() - 60 + 5e-10
+        w.queue.on_change()
+        await asyncio.sleep(1)
+        assert [job.verb for job in w.jobs] == ["stop"]
+
+    world(test)
