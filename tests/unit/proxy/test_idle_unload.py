@@ -254,7 +254,9 @@ def test_a_damaged_memory_is_none(tmp_path: Path, text: str) -> None:
     in_world(tmp_path, test)
 
 
-def test_what_rounding_leaves_of_the_time_is_no_reason_to_look_for_ever(world: Callable[[Test], None]) -> None:
+def test_what_rounding_leaves_of_the_time_is_no_reason_to_look_for_ever(
+    world: Callable[[Test], None],
+) -> None:
     async def test(w: World) -> None:
         w.ready("a")
         await asyncio.sleep(1)
