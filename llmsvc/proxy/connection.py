@@ -225,7 +225,7 @@ class Connection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Reads no more for now."""
-        if not self._reading_paused:
+        if not self._reading_paused and not self.transport.is_closing():
             self._reading_paused = True
             self.transport.pause_reading()
 
@@ -236,7 +236,8 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _buffer_answer(self) -> None:
-        self.transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        if not self.transport.is_closing():
+            self.transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
 
     # --- the end -----------------------------------------------------------------------------------------
 

@@ -76,11 +76,13 @@ class Cycle:
 
     async def run(self, app: ASGIApp) -> None:
         """Lets the application answer; something is answered whatever it does."""
+        if self._gone:
+            return  # its client left before its turn
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:
             _log.exception("a request failed")
-        if self._gone or self.complete:
+        if self._over():
             return
         if self.started:
             self._connection.transport.abort()
@@ -94,14 +96,14 @@ class Cycle:
     async def receive(self) -> Message:
         """The next part of the body, or that the client is gone or has its answer."""
         connection = self._connection
-        if self._expects_continue and not self.started:
+        if self._expects_continue and not self.started and not self._gone:
             self._expects_continue = False
             connection.write(_CONTINUE)
-        if not self._gone and not self.complete:
+        if not self._over():
             connection.resume_reading()
             await self._news.wait()
             self._news.clear()
-        if self._gone or self.complete:
+        if self._over():
             return {"type": "http.disconnect"}
         body = b"".join(self._body)
         self._body.clear()
@@ -142,6 +144,10 @@ class Cycle:
             connection.answer_ends(self, data)
         elif data:
             connection.write(data)
+
+    def _over(self) -> bool:
+        """Nothing more can be said."""
+        return self._gone or self.complete
 
     def _prepare(self, message: Message) -> None:
         """Makes the head, which goes out with the first of the body."""
