@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -336,6 +337,16 @@ def test_every_upload_of_a_slow_reader_is_his_own(stack: Any) -> None:
         deaf.sendall(wire.chat(key, close=False, stream=True, mock={"tokens": 20000}))
         (answer,) = wire.exchange(stack, wire.chat(stack.add_key(), mock={"tokens": 1}))
         assert answer.status == 200
+
+
+def test_clients_that_reset_at_once_leave_nothing_behind(stack: Any) -> None:
+    data = wire.chat(stack.add_key("resets", hidden=True), close=False)
+    for number in range(300):
+        with wire.connect(stack) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(data * (1 + number % 3))
+    wait_for(lambda: stack.status()["running"] == stack.status()["waiting"] == 0)
+    assert "Traceback" not in stack.log
 
 
 @pytest.fixture(scope="module")
