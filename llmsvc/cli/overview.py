@@ -49,9 +49,9 @@ def gather() -> dict[str, Any]:
     last = rollback.last()
     return {
         "ready": _ready(base_url),
-        "queue": _queue(base_url),
         **_model(instances, proxy),
         **{key: proxy.get(key) for key in _FROM_PROXY},
+        "queue": _queue(base_url),
         "rollback": {key: getattr(last, key) for key in _OF_ROLLBACK} if last else None,
         "default_model": store.default_model(),
         "base_url": base_url,
