@@ -60,6 +60,14 @@ def test_more_requests_at_once_than_allowed_are_refused(stack: Any) -> None:
     assert ask(stack, key).status_code == 200
 
 
+def test_parallel_requests_are_not_one_too_many(stack: Any) -> None:
+    key = stack.add_key("eager", limit=10)
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: ask(stack, key).status_code, range(48)))
+    assert (answers.count(200), answers.count(429)) == (10, 38)
+    assert len(stack.rows("eager", 48)) == 48
+
+
 def test_parallel_requests_take_no_token_too_many(make_stack: Any) -> None:
     stack = make_stack(LLAMA_PROXY_RATE_LIMIT=100000, LLAMA_PROXY_QUEUE_PER_USER=1000)
     stack.start_backend("mock", "--slots", "8")
@@ -182,23 +190,36 @@ def test_who_had_its_time_gives_way_to_others(make_stack: Any) -> None:
     assert [row["state"] for row in stack.rows("long", 2)] == ["ok", "ok"]
 
 
-def test_weights_are_turns(stack: Any) -> None:
-    heavy, light = stack.add_key("heavy", weight=4), stack.add_key("light")
+def in_turns(stack: Any, crowd: list[tuple[str, str, int]]) -> list[str]:
+    """The order in which requests are served that all wait from the beginning on: (key, name, how many)."""
     before = len(stack.mock()["served"])
+    count = sum(many for _, _, many in crowd)
     with busy(stack, stack.add_key(), silent=60), stack.http(stack.served_key) as ours:
-        with concurrent.futures.ThreadPoolExecutor(12) as pool:
-            sent = [
-                pool.submit(ask, stack, key, user=name)
-                for key, name, count in ((light, "light", 4), (heavy, "heavy", 8))
-                for _ in range(count)
-            ]
-            wait_for(lambda: ours.get("/v1/queue").json()["waiting"] == 12)
+        with concurrent.futures.ThreadPoolExecutor(count) as pool:
+            sent, waiting = [], 0
+            for key, name, many in crowd:
+                sent += [pool.submit(ask, stack, key, user=name) for _ in range(many)]
+                waiting += many
+                wait_for(lambda waiting=waiting: ours.get("/v1/queue").json()["waiting"] == waiting, 60)
             first = ours.get("/v1/queue").json()["data"][0]
             assert ours.post(f"/v1/requests/{first['id']}/cancel").status_code == 200
             assert all(one.result().status_code == 200 for one in sent)
-    served = [name for name in stack.mock()["served"][before:] if name]
+    return [name for name in stack.mock()["served"][before:] if name]
+
+
+def test_weights_are_turns(stack: Any) -> None:
+    heavy, light = stack.add_key("heavy", weight=4), stack.add_key("light")
+    served = in_turns(stack, [(light, "light", 4), (heavy, "heavy", 8)])
     assert served[:5].count("heavy") == 4, served
     assert served[:10].count("heavy") == 8, served
+
+
+def test_fifty_waiting_requests_of_one_delay_each_of_anothers_by_one(stack: Any) -> None:
+    many, few = stack.add_key("many"), stack.add_key("few")
+    served = in_turns(stack, [(many, "many", 50), (few, "few", 5)])
+    assert [served.index("few", 2 * number) <= 2 * number + 1 for number in range(5)] == [True] * 5, served
+    assert served[:10].count("few") == 5, served
+    assert (len(stack.rows("many", 50)), len(stack.rows("few", 5))) == (50, 5)
 
 
 def test_the_queue_shows_ones_own_and_admins_all(stack: Any) -> None:
