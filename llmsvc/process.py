@@ -116,9 +116,11 @@ def running(
             except BaseException:
                 process.kill()
                 raise
-            if process.stdin:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
+            finally:
+                if process.stdin:
+                    with contextlib.suppress(BrokenPipeError):
+                        process.stdin.close()
+                    process.stdin = None  # Popen would try it once more
             status = process.wait()
         errors.seek(0)
         if status:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +11,14 @@ import pytest
 
 LAYERS = ("unit", "postgres", "engine", "machine")
 HERE = Path(__file__).parent
+
+
+def pytest_configure() -> None:
+    # a job in the background of a shell ignores SIGINT, and so would all that the tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # what a test makes of the root logger must not put its client's words into another's output
+    for name in ("httpx", "httpcore", "openai"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
