@@ -43,6 +43,8 @@ class Log:
         """Whether a GPU was lost: nothing works any more until the process ends."""
         self._tell_lost = lost
         self._problems: collections.deque[str] = collections.deque(maxlen=50)
+        self._errors: collections.deque[str] = collections.deque(maxlen=50)
+        """Those of the problems that are more than warnings."""
         self._line = ""
         self._level = 0
         self._open = False
@@ -55,10 +57,12 @@ class Log:
         """Forgets the problems and keeps nothing more."""
         self._open = False
         self._problems.clear()
+        self._errors.clear()
 
     def reason(self) -> str | None:
         """The most telling line among the problems, without names of C functions; None if there was none."""
-        lines = [line for line in self._problems if "error loading model: " in line] or list(self._problems)
+        telling = [line for line in self._problems if "error loading model: " in line]
+        lines = telling or list(self._errors) or list(self._problems)
         return _PREFIX.sub("", lines[0])[:300] if lines else None
 
     def find(self, words: str) -> str | None:
@@ -121,8 +125,10 @@ class Log:
         line, self._line = " ".join(self._line.split()), ""
         if self._level in (WARN, ERROR):
             self._problems.append(line)
-            if self._level == ERROR and not self.lost:
-                self._check_lost(line)
+            if self._level == ERROR:
+                self._errors.append(line)
+                if not self.lost:
+                    self._check_lost(line)
         elif device := _DEVICE.search(line):
             self.devices.append(f"{device[1]} ({device[2]})")
         elif offloaded := _OFFLOADED.search(line):

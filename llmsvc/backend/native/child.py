@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_END_SECONDS = 5
 
 
 def main() -> None:
@@ -34,8 +35,10 @@ def main() -> None:
         _set(xllamacpp, params, name, value)
     try:
         server = xllamacpp.Server(params)
-    except RuntimeError:  # the log has said why
-        os._exit(1)
+    except RuntimeError:
+        # the log says why, by a thread for which only a regular end waits; should that hang, it is cut short
+        signal.alarm(_END_SECONDS)
+        sys.exit(1)
     print("ready", file=ready, flush=True)
     sys.stdin.read()
     # a destructor that waits for what still runs would be no end
