@@ -158,10 +158,6 @@ class FairQueue:
         """Whether anybody but this participant waits."""
         return len(self._lines) > (who.key in self._lines)
 
-    def running_of(self, who: Participant) -> int:
-        """How many requests of this participant have a slot."""
-        return self._running[who.key]
-
     def expected_seconds(self, position: int) -> float | None:
         """How long the wait at this place takes, if requests last as of late; None if that is not known."""
         if self._seconds is None or self.backend is None:
