@@ -62,7 +62,7 @@ compile_for() {
     vulkan) export CMAKE_ARGS=-DGGML_VULKAN=on && tool=glslc packages="glslc libvulkan-dev" ;;
     esac
     step "there is no wheel of llama-cpp-python $2 for $1: it must be compiled here, once; that takes"
-    step "  $tool ($packages), 3 GB of disk and memory, and half an hour to an hour on 4 cores"
+    step "  $tool ($packages), 3 GB of disk and memory, and about 20 minutes on 4 cores"
     command -v "$tool" >/dev/null || die "$tool is not installed" \
         "apt-get install $packages, then again; or --accel cpu, which leaves the GPU unused"
     [ -z "${yes:-}" ] || return 0

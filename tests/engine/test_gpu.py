@@ -1,6 +1,7 @@
 """The backend on a real GPU: only where llama-cpp-python was built for one and there is one."""
 
 import concurrent.futures
+import functools
 import subprocess
 import sys
 import time
@@ -8,12 +9,22 @@ import time
 import pytest
 
 
-def _there_is_one() -> bool:
-    code = "import llama_cpp, sys; sys.exit(not llama_cpp.llama_supports_gpu_offload())"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+_HAS_ONE = {
+    "llama-cpp-python": "import llama_cpp, sys; sys.exit(not llama_cpp.llama_supports_gpu_offload())",
+    "native": "import xllamacpp, sys; sys.exit(not any(d['name'] != 'CPU' for d in xllamacpp.get_device_info()))",
+}
 
 
-pytestmark = pytest.mark.skipif(not _there_is_one(), reason="no GPU, or no engine that was built for it")
+@functools.cache
+def _there_is_one(engine: str) -> bool:
+    return subprocess.run([sys.executable, "-c", _HAS_ONE[engine]], capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_where_there_is_one(engine):
+    if not _there_is_one(engine):
+        pytest.skip(f"no GPU, or {engine} was not built for it")
+
 
 MODEL = "MODEL={models}/smollm2.gguf\nN_CTX=8192\n"
 LONG = {"prompt": "word " * 7000, "max_tokens": 1}
