@@ -7,7 +7,7 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmsvc import config, env, paths
+from llmsvc import config_settings, env, paths
 from llmsvc.errors import UsageError
 
 _SSL_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
@@ -59,7 +59,7 @@ class Options:
     source: str = ""
     """The checkout that this release was made from."""
     engine: str | None = None
-    """What runs the models that do not say it themselves: one of config.ENGINES."""
+    """What runs the models that do not say it themselves: one of config_settings.ENGINES."""
 
 
 def parse_listen(places: Sequence[str]) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def parse_listen(places: Sequence[str]) -> tuple[str, ...]:
     found = []
     for text in places:
         try:
-            found.append(config.listener(text))
+            found.append(config_settings.listener(text))
         except ValueError as error:
             raise UsageError(
                 f"--listen {text}: {error}",

@@ -9,7 +9,7 @@ import jinja2
 
 from installer import services
 from installer.facts import Facts
-from llmsvc import config, paths
+from llmsvc import config, config_settings, paths
 from llmsvc.config import Config
 from llmsvc.systemd import manager
 
@@ -61,7 +61,9 @@ def units(facts: Facts, settings: Config = DEFAULTS) -> dict[str, str]:
 
 def config_env(values: dict[str, str]) -> str:
     """A new config.env: every setting documented, `values` set, the others shown as comments."""
-    return environment().get_template("config.env.j2").render(settings=config.CONFIG, values=values)
+    return (
+        environment().get_template("config.env.j2").render(settings=config_settings.SETTINGS, values=values)
+    )
 
 
 def ours(name: str) -> str:

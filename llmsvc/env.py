@@ -19,6 +19,9 @@ from llmsvc.errors import SettingError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_WEB_ADDRESS = re.compile(
+    r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?\Z"
+)
 _ORIGIN = re.compile(
     r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:[0-9]{1,5})?\Z|[a-z][a-z0-9+.-]*://\[[0-9a-f:.]+\](:[0-9]{1,5})?\Z"
 )
@@ -216,6 +219,13 @@ def origins(text: str) -> tuple[str, ...]:
         if item != "*" and not _ORIGIN.match(item):
             raise ValueError(f"must be origins such as https://chat.example.org, or *, not {item[:60]!r}")
     return found
+
+
+def web_address(text: str) -> str:
+    """An http or https URL of a site, with or without a path; returned without `/` or `/v1` at its end."""
+    if not _WEB_ADDRESS.match(text):
+        raise ValueError(f"must be a URL such as https://llm.example.org, not {text[:60]!r}")
+    return text.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def _items(text: str) -> list[str]:

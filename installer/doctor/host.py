@@ -7,7 +7,7 @@ from pathlib import Path
 
 from installer import services
 from installer.manifest import Manifest
-from llmsvc import config, env, paths
+from llmsvc import config, config_settings, env, paths
 from llmsvc.config import Config
 from llmsvc.errors import Error, SettingError
 from llmsvc.library import store
@@ -42,7 +42,7 @@ class Host:
         except SettingError:
             entries = {}
         good = {}
-        for setting in config.CONFIG:
+        for setting in config_settings.SETTINGS:
             if entry := entries.get(setting.key):
                 try:
                     env.resolve([setting], {setting.key: entry}, paths.CONFIG_ENV)

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from llmsvc import atomic, config, env, paths
+from llmsvc import atomic, config, config_settings, env, paths
 from llmsvc.accounts import audit, keys, local, meta
 from llmsvc.backup import archive, services, tables
 from llmsvc.backup.archive import Backup
@@ -124,7 +124,7 @@ def _config_text(backup: Backup) -> str | None:
         return None
     text = _text(archive.CONFIG, backup.members[archive.CONFIG])
     own = env.read(paths.CONFIG_ENV)
-    defaults = {setting.key: setting.default for setting in config.CONFIG}
+    defaults = {setting.key: setting.default for setting in config_settings.SETTINGS}
     named = {match[1] for line in text.splitlines() if (match := _OWN.match(line))}
     named |= {key for key in own if _OWN.match(f"{key}=")}
     values = {key: own[key].value if key in own else defaults.get(key, "") for key in sorted(named)}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmsvc import __version__, config
+from llmsvc import __version__, config_settings
 from llmsvc.cli import completion, session
 from llmsvc.cli.output import Result
 
@@ -92,7 +92,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--engine",
-        choices=config.ENGINES,
+        choices=config_settings.ENGINES,
         help="what runs the models that do not say ENGINE themselves (default: as it is, at first "
         "llama-cpp-python)",
     )
@@ -199,7 +199,7 @@ def _told(plan: Plan, done: Done) -> Result:
 
     kept = [str(file.path) for file in plan.files if file.kept]
     data: dict[str, object] = {"actions": done.actions, "kept": kept, "answer": done.answer}
-    data |= {"base_url": plan.config.base_url, "key": plan.key}
+    data |= {"base_url": plan.config.told_url, "key": plan.key}
     lines = [f"Kept {file}, which you edited; the new text lies beside it." for file in kept]
     if kept:
         lines.append(
@@ -224,7 +224,7 @@ def _told(plan: Plan, done: Done) -> Result:
             if plan.proxy
             else f"This is the key, which root finds in {paths.API_KEY} too:",
             "",
-            welcome(plan.config.base_url, plan.key),
+            welcome(plan.config.told_url, plan.key),
             "",
         ]
     lines.append(verify.reach(plan.config))

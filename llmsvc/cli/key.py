@@ -157,7 +157,7 @@ def _add(args: argparse.Namespace) -> Result:
             expires_at=args.expires,
             on_behalf_of=args.on_behalf_of,
         )
-    base_url = session.configuration().base_url
+    base_url = session.configuration().told_url
     data = {"key": new.key, **welcome.details(base_url, new.secret)}
     if args.quiet:
         return Result(data, new.secret)
@@ -181,7 +181,7 @@ def _rotate(args: argparse.Namespace) -> Result:
         new, old = keystore.rotate(
             connection, session.pepper(connection), str(thing.id), grace=args.grace, expires_at=args.expires
         )
-    base_url = session.configuration().base_url
+    base_url = session.configuration().told_url
     data = {"key": new.key, "old_key": old, **welcome.details(base_url, new.secret)}
     if args.quiet:
         return Result(data, new.secret)

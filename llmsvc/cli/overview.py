@@ -54,7 +54,7 @@ def gather() -> dict[str, Any]:
         "queue": _queue(base_url),
         "rollback": {key: getattr(last, key) for key in _OF_ROLLBACK} if last else None,
         "default_model": store.default_model(),
-        "base_url": base_url,
+        "base_url": settings.told_url,
         "single_key": not settings.llama_proxy_enabled,
         "systemd": instances is not None,
         "proxy_tells": bool(proxy),

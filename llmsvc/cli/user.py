@@ -114,7 +114,7 @@ def _add(args: argparse.Namespace) -> Result:
         users.create(connection, args.name, **limits.given(args))
         new = keystore.add(connection, pepper, args.name, expires_at=args.expires)
         user = users.get(connection, args.name)
-    base_url = session.configuration().base_url
+    base_url = session.configuration().told_url
     data = {"user": _data(user), "key": new.key, **welcome.details(base_url, new.secret)}
     if args.quiet:
         return Result(data, new.secret)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmsvc import config, env, paths
+from llmsvc import config, config_settings, env, paths
 from llmsvc.env import Setting, boolean, choice, integer, number, string
 from llmsvc.errors import SettingError
 
@@ -84,7 +84,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("MODEL", _path, "", "GGUF file; a relative path is taken below LLAMA_MODELS_DIR."),
     Setting(
         "ENGINE",
-        choice(*config.ENGINES),
+        choice(*config_settings.ENGINES),
         "",
         "What runs the model: llama-cpp-python, one request at a time, or native, llama.cpp's own server, "
         "several at once. Default: LLAMA_ENGINE in config.env.",

@@ -8,10 +8,9 @@ import time
 
 import pytest
 
-
 _HAS_ONE = {
     "llama-cpp-python": "import llama_cpp, sys; sys.exit(not llama_cpp.llama_supports_gpu_offload())",
-    "native": "import xllamacpp, sys; sys.exit(not any(d['name'] != 'CPU' for d in xllamacpp.get_device_info()))",
+    "native": "import xllamacpp as x, sys; sys.exit(all(d['name'] == 'CPU' for d in x.get_device_info()))",
 }
 
 

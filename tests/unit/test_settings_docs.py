@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmsvc import config
+from llmsvc import config, config_settings
 from llmsvc.env import Setting
 from llmsvc.library import settings
 
@@ -59,7 +59,7 @@ What `llama_cpp.server` has and is refused here:
 
 def text() -> str:
     """The whole file."""
-    parts = [HEAD, CONFIG, table(config.CONFIG), SECRETS]
+    parts = [HEAD, CONFIG, table(config_settings.SETTINGS), SECRETS]
     parts += [f"| `{key}` | `/etc/llmsvc/credentials/{name}` |\n" for key, name in config.SECRETS.items()]
     parts += [MODEL, table(settings.SETTINGS), REFUSED]
     parts += [f"| `{key}` | {why} |\n" for key, why in sorted(settings.REFUSED.items())]

@@ -9,7 +9,7 @@ from installer.options import Database, Options, parse_database, parse_listen
 from installer.verify import reach
 from installer.wanted import config_text
 from llmsvc import config, env, paths
-from llmsvc.errors import UnavailableError, UsageError
+from llmsvc.errors import SettingError, UnavailableError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -150,3 +150,25 @@ def test_a_taken_port_is_noticed() -> None:
 def test_the_end_says_who_can_reach_the_port(host: str, words: str) -> None:
     text = f"LLAMA_PROXY_HOST={host}\n"
     assert words in reach(config.parse(env.parse(text, Path("x")), Path("x")))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("", "http://127.0.0.1:8001/v1"),
+        ("LLAMA_PUBLIC_URL=https://llm.example.org\n", "https://llm.example.org/v1"),
+        ("LLAMA_PUBLIC_URL=https://example.org:8443/llm/v1/\n", "https://example.org:8443/llm/v1"),
+    ],
+)
+def test_users_are_told_the_public_url_where_there_is_one(line: str, told: str) -> None:
+    settings = config.parse(env.parse(line, Path("x")), Path("x"))
+    assert settings.told_url == told
+    assert settings.base_url == "http://127.0.0.1:8001/v1"
+
+
+@pytest.mark.parametrize(
+    "url", ["llm.example.org", "ftp://x", "https://x y", "https://u:p@x", "https://x?k=v"]
+)
+def test_a_public_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="must be a URL such as"):
+        config.parse(env.parse(f'LLAMA_PUBLIC_URL="{url}"\n', Path("x")), Path("x"))

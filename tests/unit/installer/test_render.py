@@ -11,7 +11,7 @@ import pytest
 from installer import render
 from installer.facts import Facts
 from installer.services import PRUNE, WATCH
-from llmsvc import config, env, paths
+from llmsvc import config, config_settings, env, paths
 
 SERVICES = ("llama-server@.service", "auth-proxy.service", "llmsvc-alert@.service", "llmsvc-prune.service")
 HELPERS = ("llama-server-rollback@.service", "llmsvc-retry.service", "llmsvc-schedule@.service")
@@ -119,7 +119,7 @@ def test_only_a_gpu_opens_devices() -> None:
 
 def test_a_new_config_env_documents_every_setting_and_means_the_defaults() -> None:
     text = render.config_env({})
-    for setting in config.CONFIG:
+    for setting in config_settings.SETTINGS:
         assert f"#{setting.key}={setting.default}" in text
     assert config.parse(env.parse(text, Path("x")), Path("x")) == config.parse({}, Path("x"))
 
