@@ -137,10 +137,16 @@ class Exchange:
             if self._entered:
                 self._services.limits.leave(self.who)
             self._services.running.discard(self)
-            row = self._row or self._record()
-            told = row if self._chosen_id is None else {**row, **request_ids.journal(self._chosen_id)}
-            access.write(self._services.journal, told)
+            if self._is_over_limit() and not self._services.refusals.are_told(self.who):
+                row = self._tally.row(self._client.bytes)
+            else:
+                row = self._row or self._record()
+                told = row if self._chosen_id is None else {**row, **request_ids.journal(self._chosen_id)}
+                access.write(self._services.journal, told)
             self._services.metrics.count(row)
+
+    def _is_over_limit(self) -> bool:
+        return not self._entered and self._tally.state == "rejected_limit"
 
     def _record(self) -> access.Row:
         row = self._row = self._tally.row(self._client.bytes)

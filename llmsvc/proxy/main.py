@@ -26,6 +26,7 @@ from llmsvc.proxy.limits import Limits
 from llmsvc.proxy.metrics import Metrics
 from llmsvc.proxy.participants import Participants
 from llmsvc.proxy.poison import Poison
+from llmsvc.proxy.refusals import Refusals
 from llmsvc.proxy.server import Server
 from llmsvc.proxy.services import Services
 from llmsvc.proxy.starting import Systemd
@@ -106,6 +107,7 @@ def run(
             keys=KeyDirectory(pepper, conninfo, places.state / "keys.json", cut),
             participants=Participants(settings.llama_proxy_end_users),
             limits=Limits(settings),
+            refusals=Refusals(),
             queue=queue,
             upstream=Upstream(places.instances, queue, incidents, poison),
             switcher=Switcher(

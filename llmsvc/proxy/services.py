@@ -13,6 +13,7 @@ from llmsvc.proxy.limits import Limits
 from llmsvc.proxy.metrics import Metrics
 from llmsvc.proxy.participants import Participants
 from llmsvc.proxy.poison import Poison
+from llmsvc.proxy.refusals import Refusals
 from llmsvc.proxy.status import Speed
 from llmsvc.proxy.switcher import Switcher
 from llmsvc.proxy.upstream import Upstream
@@ -32,6 +33,7 @@ class Services:
     keys: KeyDirectory
     participants: Participants
     limits: Limits
+    refusals: Refusals
     queue: FairQueue
     upstream: Upstream
     switcher: Switcher

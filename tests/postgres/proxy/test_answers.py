@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from llmsvc.accounts import keys
+from llmsvc.proxy.refusals import A_MINUTE
 
 HELLO = [{"role": "user", "content": "say hello to me"}]
 
@@ -144,6 +145,16 @@ def test_past_the_limit_is_429_with_the_time_to_wait(stack: Any) -> None:
     assert 58 <= int(caught.value.response.headers["retry-after"]) <= 60
     assert caught.value.response.headers["x-ratelimit-reset-requests"].endswith("s")
     assert [row["state"] for row in stack.rows("limited", 3)] == ["ok", "ok", "rejected_limit"]
+
+
+def test_refused_requests_in_a_loop_do_not_fill_the_ledger(stack: Any) -> None:
+    with stack.http(stack.add_key("looping", limit=1)) as http:
+        statuses = [http.post("/v1/chat/completions", json=body()).status_code for _ in range(A_MINUTE + 40)]
+    assert statuses == [200] + [429] * (A_MINUTE + 39)
+    stack.client(stack.add_key("afterwards")).chat.completions.create(**body())
+    assert len(stack.rows("afterwards", 1)) == 1  # and so all that came before it are there
+    # a slow loop gets some back
+    assert A_MINUTE + 1 <= len(stack.rows("looping", A_MINUTE + 1)) < A_MINUTE + 30
 
 
 def test_hidden_user_is_outside_the_limits(stack: Any) -> None:
