@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import importlib.util
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +13,8 @@ from llmsvc.process import PATH, run
 
 _PROGRAMS = {"postgresql": "pg_lsclusters", "polkitd": "pkaction"}
 """A program of each package: also one of another name, or built by hand, will do."""
+_OPENMP = "libgomp1"
+"""llama-cpp-python is linked against it; it comes with a compiler, but not with a wheel that was built elsewhere."""
 _SECONDS = 1800
 
 
@@ -30,11 +34,15 @@ def wanted(*, database: bool) -> list[str]:
 
     :param database: whether the database is one of this machine
     """
-    return list(_PROGRAMS) if database else ["polkitd"]
+    needed = list(_PROGRAMS) if database else ["polkitd"]
+    # what runs us has the engines that the services will have
+    return [*needed, _OPENMP] if importlib.util.find_spec("llama_cpp") else needed
 
 
 def missing(package: str) -> bool:
     """Whether this machine lacks it."""
+    if package == _OPENMP:
+        return ctypes.util.find_library("gomp") is None
     return not shutil.which(_PROGRAMS[package], path=PATH)
 
 

@@ -209,7 +209,9 @@ def _switch(last: dict[str, Any]) -> str:
 
 def _rollback(found: dict[str, Any]) -> str:
     last = found["rollback"]
-    if last["retry_at"]:
+    if found["model"] == last["failed"]:
+        went = "it runs again"
+    elif last["retry_at"]:
         went = f"{last['to']} is tried at {clock(last['retry_at'])}"
     else:
         went = f"went back to {last['to']}" if last["to"] else "no other model was left"

@@ -144,6 +144,11 @@ def test_a_retry_that_waits_is_told(host):
     assert shown()["failed"].startswith("dud  exit-code since")
 
 
+def test_a_model_that_failed_and_runs_again_is_tried_no_more(host):
+    host.rollback(failed="smollm2", retry_at=time.time() - 60)
+    assert re.fullmatch(r"smollm2 failed at .*; it runs again; bad", shown()["rollback"])
+
+
 def test_a_model_that_was_stopped_while_idle_is_told(host):
     host.instances = []
     host.proxy(model=None, unloaded="smollm2", tokens_per_second=None)
