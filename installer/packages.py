@@ -14,7 +14,7 @@ from llmsvc.process import PATH, run
 _PROGRAMS = {"postgresql": "pg_lsclusters", "polkitd": "pkaction"}
 """A program of each package: also one of another name, or built by hand, will do."""
 _OPENMP = "libgomp1"
-"""llama-cpp-python is linked against it. It comes with a compiler, so a wheel that was built elsewhere may lack it."""
+"""llama-cpp-python is linked against it: it comes with a compiler, but not with a wheel from elsewhere."""
 _SECONDS = 1800
 
 
