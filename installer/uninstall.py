@@ -67,6 +67,10 @@ def plan(*, purge: bool) -> Plan:
         left.append(
             f"the system's users {paths.PROXY_USER} and {paths.BACKEND_USER}, the group {paths.ADMIN_GROUP}"
         )
+    if paths.SAVED.exists():
+        left.append(
+            f"{paths.SAVED}: what 'llmsvc db backup' made, for a restore elsewhere; rm -r {paths.SAVED}"
+        )
     if _CACHE.exists():
         left.append(f"{_CACHE}: compiled packages, for another installation; rm -r {_CACHE}")
     return Plan(steps, left)
