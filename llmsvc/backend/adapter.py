@@ -20,6 +20,8 @@ from typing import Any
 from llmsvc.backend import answers, bodies, bounded, budget
 from llmsvc.backend.answers import Events, Message, Receive, Scope, Send
 from llmsvc.backend.bodies import Request
+from llmsvc.backend.dialects import Answer, routes
+from llmsvc.backend.dialects.routes import ROUTES
 from llmsvc.backend.engines import Engine
 from llmsvc.backend.jobs import Job, Jobs
 from llmsvc.backend.problem import ApiError, bad
@@ -47,11 +49,6 @@ class Adapter:
         self._load_seconds = round(load_seconds, 3)
         self._max_body_bytes = max_body_bytes
         self._slots = asyncio.Semaphore(engine.slots)
-        self._model_routes: dict[str, Callable[[dict[str, Any], bodies.Model], Request]] = {
-            "/v1/chat/completions": bodies.chat,
-            "/v1/completions": bodies.completion,
-            "/v1/embeddings": bodies.embedding,
-        }
         self._extras: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "/extras/tokenize": self._tokenize,
             "/extras/tokenize/count": self._count,
@@ -78,13 +75,14 @@ class Adapter:
         else:
             return
         if not started:
-            await answers.send_json(send, problem.status, problem.body(), request_id)
+            told = routes.of(scope["path"]).error(problem, request_id)
+            await answers.send_json(send, problem.status, told, request_id)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         method, path = scope["method"], scope["path"]
         cancels = path.removeprefix("/cancel/") if path.startswith("/cancel/") else None
         finishes = path.removeprefix("/finish/") if path.startswith("/finish/") else None
-        known = path in self._model_routes or path in self._extras or cancels or finishes
+        known = path in ROUTES or path in self._extras or cancels or finishes
         if path == "/health" and method in ("GET", "HEAD"):
             await answers.send_json(send, 200, self.health(), request_id)
         elif method != "POST" and (known or path == "/health"):
@@ -94,12 +92,12 @@ class Adapter:
         elif finishes:
             self._job(finishes).finishing = True
             await answers.send_json(send, 200, {}, request_id)
-        elif path in self._model_routes:
+        elif dialect := ROUTES.get(path):
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
-            request = self._model_routes[path](body, self._engine.model)
+            request = dialect.request(body, self._engine.model)
             limit = budget.of(_header(scope, b"x-token-budget"))
             job = self.jobs.add(request_id, limit, _header(scope, b"x-user"))
-            await self._generate(request, job, receive, send)
+            await self._generate(request, job, dialect.answer(body, job), receive, send)
         elif path in self._extras:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
             await answers.send_json(send, 200, await self._extras[path](body), request_id)
@@ -146,15 +144,17 @@ class Adapter:
         tokens = bodies.tokens(body, self._engine.model)
         return {"text": await self._engine.detokenize(tokens)}
 
-    async def _generate(self, request: Request, job: Job, receive: Receive, send: Send) -> None:
+    async def _generate(
+        self, request: Request, job: Job, answer: Answer, receive: Receive, send: Send
+    ) -> None:
         events: Events = asyncio.Queue()
         producer = asyncio.create_task(self._produce(job, request, events))
         leaving = asyncio.create_task(_cancel_when_left(receive, job))
         try:
             if request.stream:
-                await answers.stream(send, events, job)
+                await answers.stream(send, events, job, answer)
             else:
-                await answers.whole(send, events, job)
+                await answers.whole(send, events, job, answer)
         finally:
             leaving.cancel()
             job.cancel("left")

@@ -1,4 +1,4 @@
-"""Sends answers: headers with the first event, exact usage, an error in OpenAI's shape."""
+"""Sends answers: headers with the first event, exact usage, an error that nothing follows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from llmsvc.backend.dialects import Answer
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.problem import ApiError
 
@@ -21,7 +22,8 @@ wrong."""
 MAX_UNREAD_EVENTS = 20_000
 """Events of a stream that may wait for a client that does not read."""
 
-_DONE = b"data: [DONE]"
+DONE = b"data: [DONE]"
+"""The last event of an engine's stream."""
 
 
 def put(events: Events, message: Message, job: Job) -> None:
@@ -67,9 +69,10 @@ async def send_json(send: Send, status: int, value: object, request_id: str) -> 
     await send({"type": "http.response.body", "body": data})
 
 
-async def whole(send: Send, events: Events, job: Job) -> None:
+async def whole(send: Send, events: Events, job: Job, answer: Answer) -> None:
     """Sends the answer in one piece, once the app is done.
 
+    :param answer: words it
     :raises ApiError: the app failed
     """
     while isinstance(message := await events.get(), MutableMapping):
@@ -78,40 +81,37 @@ async def whole(send: Send, events: Events, job: Job) -> None:
         raise message
     if job.answer is None:
         raise ApiError(500, "the model failed on this request")
-    await send_json(send, 200, {**job.answer, "usage": job.usage()}, job.request_id)
+    await send_json(send, 200, answer.whole(job.answer), job.request_id)
 
 
-async def stream(send: Send, events: Events, job: Job) -> None:
-    """Sends the app's events as they come, the usage before `[DONE]`, or an error event at the end.
+async def stream(send: Send, events: Events, job: Job, answer: Answer) -> None:
+    """Sends the app's events as they come, the usage at the end, or an error event.
 
+    :param answer: words them
     :raises ApiError: the app failed before its first event
     """
     begun = complete = False
 
     async def write(data: bytes) -> None:
-        await send({"type": "http.response.body", "body": data + b"\n\n", "more_body": True})
+        if data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
 
     while isinstance(message := await events.get(), MutableMapping):
         data = message.get("body", b"").strip()
-        if data == _DONE:
+        if data == DONE:
             complete = True
         elif data.startswith(b"data: "):
             if not begun:
                 begun = True
                 await send(_stream_start(job.request_id))
-            await write(data)
+            await write(answer.events(data))
     problem = message
     if problem is None and not (begun and complete):
         problem = ApiError(500, "the model failed on this request")
     if problem is not None and not begun:
         raise problem
-    assert job.reply is not None
-    await write(b"data: " + encode(job.reply.usage(job.usage())))
-    if problem is None:
-        await write(_DONE)
-    else:
-        problem.usage = None
-        await write(b"data: " + encode(problem.body()))
+    for event in answer.end(problem):
+        await write(event)
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -14,10 +14,11 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from llmsvc.accounts.directory import KeyRecord
-from llmsvc.proxy import access, cors, openapi, request_ids, requests, unserved
+from llmsvc.proxy import access, cors, dialects, openapi, request_ids, requests, unserved
 from llmsvc.proxy.buckets import Buckets
 from llmsvc.proxy.client import Client
 from llmsvc.proxy.cors import Cors
+from llmsvc.proxy.dialects import ROUTES, Dialect
 from llmsvc.proxy.errors import ApiError, Headers, model_not_found
 from llmsvc.proxy.exchange import Exchange
 from llmsvc.proxy.guesses import Guesses
@@ -27,16 +28,6 @@ from llmsvc.proxy.participants import Participant
 from llmsvc.proxy.services import Services
 from llmsvc.proxy.tally import client_address
 
-MODEL_PATHS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/extras/tokenize",
-        "/extras/tokenize/count",
-        "/extras/detokenize",
-    }
-)
 _REQUEST_ID = "llmsvc.request_id"
 # reading costs next to nothing; this is against loops without a pause
 _READS_BURST, _READS_PER_SECOND, _MOST_READERS = 120, 10.0, 10_000
@@ -61,14 +52,15 @@ class Application:
                 await _empty(send, asked)
                 return
             send = cors.adding(send, self._cors.allows(scope))
-        if scope["path"] not in MODEL_PATHS or scope["method"] != "POST":
+        dialect = ROUTES.get(scope["path"])
+        if dialect is None or scope["method"] != "POST":
             await self._small(scope, receive, send)
             return
         services = self._services
         try:
-            record = services.keys.authenticate(scope["headers"])
+            record = services.keys.authenticate(scope["headers"], x_api_key=dialect.x_api_key)
         except ApiError as error:
-            await self._refuse(scope, send, self._guesses.judge(scope, error))
+            await self._refuse(scope, send, dialect, self._guesses.judge(scope, error))
             return
         await Exchange(services, record, scope, receive, send).serve()
 
@@ -76,15 +68,16 @@ class Application:
         """The small routes; HEAD as GET, whose body the connection leaves out."""
         ours = scope[_REQUEST_ID] = str(new_request_id())
         send = cors.adding(send, request_ids.headers(ours, request_ids.chosen(scope["headers"])))
-        if scope["method"] == "HEAD" and scope["path"] not in MODEL_PATHS:
+        if scope["method"] == "HEAD" and scope["path"] not in ROUTES:
             scope = {**scope, "method": "GET"}
         await self._routes(scope, receive, send)
 
-    async def _refuse(self, scope: Scope, send: Send, error: ApiError) -> None:
+    async def _refuse(self, scope: Scope, send: Send, dialect: Dialect, error: ApiError) -> None:
         """Answers a request without a valid key; it has no row in the ledger, but an entry in the journal."""
         start = time.monotonic()
         ours, chosen = str(new_request_id()), request_ids.chosen(scope["headers"])
-        await Client(send, lambda: request_ids.headers(ours, chosen)).fail(error)
+        known = chosen or ours.encode()
+        await Client(send, lambda: request_ids.headers(ours, chosen), dialect, known).fail(error)
         row = _refused_row(scope, ours, error, start)
         _log_refused(self._services, row, error)
         self._services.metrics.count(row)
@@ -106,7 +99,7 @@ def _refused_row(scope: Scope, request_id: str, error: ApiError, start: float) -
         "request_id": request_id,
         "client_addr": client_address(scope),
         # decoded, one of the others could hold line ends
-        "path": scope["path"] if scope["path"] in MODEL_PATHS else scope["raw_path"].decode(),
+        "path": scope["path"] if scope["path"] in ROUTES else scope["raw_path"].decode(),
         "state": error.state,
         "status_code": error.status,
         "duration_ms": round((time.monotonic() - start) * 1000),
@@ -210,8 +203,8 @@ def routes(services: Services, guesses: Guesses) -> FastAPI:
         return Response(services.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.exception_handler(ApiError)
-    async def api_error(_: Request, error: ApiError) -> Response:
-        return _answer(error)
+    async def api_error(request: Request, error: ApiError) -> Response:
+        return _answer(request.scope, error)
 
     @app.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> Response:
@@ -223,7 +216,7 @@ def routes(services: Services, guesses: Guesses) -> FastAPI:
 def _not_served(app: FastAPI, scope: Scope, status: int) -> Response:
     """Neither a model endpoint nor a route of ours, or not by this method."""
     method, path = scope["method"], scope["path"]
-    allowed = {"POST"} if path in MODEL_PATHS else set()
+    allowed = {"POST"} if path in ROUTES else set()
     for route in app.routes:
         if route.matches(scope)[0] != Match.NONE:
             allowed |= getattr(route, "methods", set())
@@ -233,13 +226,13 @@ def _not_served(app: FastAPI, scope: Scope, status: int) -> Response:
         if method == "OPTIONS":
             return Response(None, 204, _texts(allow))
         told = f"{method} {path} is not served here, but {', '.join(sorted(allowed - {'OPTIONS'}))}."
-        return _answer(ApiError(405, told, code="method_not_allowed", headers=allow))
+        return _answer(scope, ApiError(405, told, code="method_not_allowed", headers=allow))
     if path == "*":
         return Response(None, 204)
-    meant = unserved.hint(path, MODEL_PATHS | {"/v1/models"})
+    meant = unserved.hint(path, {*ROUTES, "/v1/models"})
     told = f"{method} {path[:200]} is not served here{f' ({meant})' if meant else ''}"
     told = f"{told}. Served are: {unserved.SERVED}."
-    return _answer(ApiError(status, told, code="not_found"))
+    return _answer(scope, ApiError(status, told, code="not_found"))
 
 
 def _take(reads: Buckets, record: KeyRecord) -> None:
@@ -270,8 +263,11 @@ def _model(
     }
 
 
-def _answer(error: ApiError) -> Response:
-    return Response(error.body(), error.status, _texts(error.headers), "application/json")
+def _answer(scope: Scope, error: ApiError) -> Response:
+    known = request_ids.chosen(scope["headers"]) or scope[_REQUEST_ID].encode()
+    dialect = dialects.of(scope["path"])
+    headers = {**_texts(error.headers), **_texts(dialect.headers(known))}
+    return Response(dialect.error(error, known), error.status, headers, "application/json")
 
 
 def _texts(headers: Headers) -> dict[str, str]:

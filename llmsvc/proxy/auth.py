@@ -13,7 +13,7 @@ import datetime
 import hmac
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +54,18 @@ class KeyDirectory:
         """Set once PostgreSQL was asked for the first time, whatever the outcome."""
         self._problem: str | None = None
 
-    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyRecord:
+    def authenticate(self, headers: Iterable[tuple[bytes, bytes]], *, x_api_key: bool = False) -> KeyRecord:
         """The key of a request, from its Authorization header.
 
+        :param x_api_key: whether that header will do, too
         :raises ApiError: 401, or 503 while neither PostgreSQL nor a snapshot has told us any key
         """
-        value = next((value for name, value in headers if name == b"authorization"), None)
-        if value is None:
-            raise unauthorized("No API key: send the header 'Authorization: Bearer sk-llm-...'.")
-        scheme, _, key = value.partition(b" ")
-        key = key.strip()
-        if scheme.lower() != b"bearer" or not keys.well_formed(key):
+        shown = list(_shown(headers, x_api_key))
+        if not shown:
+            also = " or 'x-api-key: sk-llm-...'" if x_api_key else ""
+            raise unauthorized(f"No API key: send the header 'Authorization: Bearer sk-llm-...'{also}.")
+        key = next((key for key in shown if keys.well_formed(key)), None)
+        if key is None:
             raise unauthorized("This is no API key of this server, or it is not complete.")
         if self._records is None:
             raise unavailable("API keys cannot be checked now.", "keys_unavailable")
@@ -157,6 +158,18 @@ class KeyDirectory:
         if problem != self._problem:
             self._problem = problem
             _log.log(level, "%s", problem)
+
+
+def _shown(headers: Iterable[tuple[bytes, bytes]], x_api_key: bool) -> Iterator[bytes]:
+    """What a request shows as its key; some clients send both headers, one of them for another server."""
+    authorized = False
+    for name, value in headers:
+        if name == b"authorization" and not authorized:
+            authorized = True
+            scheme, _, key = value.partition(b" ")
+            yield key.strip() if scheme.lower() == b"bearer" else b""
+        elif x_api_key and name == b"x-api-key":
+            yield value.strip()
 
 
 def _to_json(record: KeyRecord) -> dict[str, object]:

@@ -64,12 +64,16 @@ class Usage:
 
     @classmethod
     def of(cls, data: object) -> Usage | None:
-        """The usage object of an answer; None where there is none."""
-        if not isinstance(data, dict) or not isinstance(data.get("prompt_tokens"), int):
+        """The usage object of an answer, of any dialect; None where there is none."""
+        if not isinstance(data, dict):
+            return None
+        prompt, completion = data.get("prompt_tokens"), data.get("completion_tokens")
+        if "input_tokens" in data:
+            prompt, completion = data["input_tokens"], data.get("output_tokens")
+        if not isinstance(prompt, int):
             return None
         # an embedding has no completion
-        completion = data.get("completion_tokens")
-        return cls(data["prompt_tokens"], completion if isinstance(completion, int) else 0)
+        return cls(prompt, completion if isinstance(completion, int) else 0)
 
 
 def named(model: str | None, name: str, file: str) -> bool:

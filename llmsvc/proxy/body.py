@@ -7,14 +7,13 @@ import json
 
 from starlette.types import Receive, Scope
 
+from llmsvc.proxy.dialects import Dialect
 from llmsvc.proxy.errors import bad_request
 
 # a client that is told 413 in the middle of sending would often see a reset connection instead
 _DISCARD_FACTOR = 16
 
 _SMALL_BYTES = 4096
-
-COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 
 
 class ClientGoneError(Exception):
@@ -42,6 +41,7 @@ class Body:
     :param stream: whether the answer is to be streamed
     :param wants_usage: whether the client asked for the usage chunk of a stream
     :param max_tokens: how many tokens the client allows the answer; 0 or less for all that fit
+    :param dialect: of the path
     """
 
     raw: bytes
@@ -50,30 +50,35 @@ class Body:
     wants_usage: bool
     max_tokens: object
     parsed: dict[str, object] | None
+    dialect: Dialect
 
     def answer_tokens(self, bounds: Bounds) -> int | None:
-        """How many tokens the answer may have; None for as many as fit, or what is no number."""
-        if self.max_tokens is None:
+        """How many tokens the answer may have; None for as many as fit, or what the backend will refuse."""
+        if not self.dialect.lengths:
+            return 0
+        if self.max_tokens is None and self.dialect.open_ended:
             return min(bounds.default, bounds.most or bounds.default)
         # true is an int in Python, too; the backend says what is wrong with it
-        if type(self.max_tokens) is not int:
+        if type(self.max_tokens) is not int or (self.max_tokens <= 0 and not self.dialect.open_ended):
             return None
         if self.max_tokens <= 0 or 0 < bounds.most < self.max_tokens:
             return bounds.most or None
         return self.max_tokens
 
-    def outgoing(self, path: str, model: str, bounds: Bounds) -> bytes:
+    def outgoing(self, model: str, bounds: Bounds) -> bytes:
         """The body for the backend: with the model's real name, and the answer within its bounds."""
         changes: dict[str, object] = {}
         if self.model != model:
             changes["model"] = model
-        if path in COMPLETIONS and (tokens := self.answer_tokens(bounds)) not in (None, self.max_tokens):
-            changes["max_tokens"] = tokens
+        lengths, tokens = self.dialect.lengths, self.answer_tokens(bounds)
+        if lengths and tokens not in (None, self.max_tokens):
+            changes[lengths[-1]] = tokens
         if not changes:
             return self.raw
         parsed = {**(self.parsed or json.loads(self.raw)), **changes}
-        if "max_tokens" in changes:
-            parsed.pop("max_completion_tokens", None)
+        if lengths and lengths[-1] in changes:
+            for name in lengths[:-1]:
+                parsed.pop(name, None)
         return json.dumps(parsed).encode()
 
 
@@ -107,8 +112,10 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def parse(raw: bytes) -> Body:
+def parse(raw: bytes, dialect: Dialect) -> Body:
     """The JSON object in a body.
+
+    :param dialect: of the path
 
     :raises ApiError: 400
     """
@@ -126,10 +133,7 @@ def parse(raw: bytes) -> Body:
         model=parsed.get("model"),
         stream=parsed.get("stream") is True,
         wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        max_tokens=_first(parsed.get("max_completion_tokens"), parsed.get("max_tokens")),
+        max_tokens=next((parsed[name] for name in dialect.lengths if parsed.get(name) is not None), None),
         parsed=parsed if len(raw) <= _SMALL_BYTES else None,
+        dialect=dialect,
     )
-
-
-def _first(*values: object) -> object:
-    return next((value for value in values if value is not None), None)

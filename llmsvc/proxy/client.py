@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from starlette.types import Send
 
+from llmsvc.proxy.dialects import Dialect
 from llmsvc.proxy.errors import ApiError, Headers
-from llmsvc.proxy.sse import COMMENT
 
 _JSON = (b"content-type", b"application/json")
 _STREAM_HEADERS = (
@@ -23,11 +23,17 @@ class Client:
     """Sends one answer.
 
     :param headers: gives the headers that every answer carries
+    :param dialect: words errors and signs of life
+    :param request_id: as the client knows it
     """
 
-    def __init__(self, send: Send, headers: Callable[[], Headers]) -> None:
+    def __init__(
+        self, send: Send, headers: Callable[[], Headers], dialect: Dialect, request_id: bytes
+    ) -> None:
         self._send = send
         self._headers = headers
+        self._dialect = dialect
+        self._request_id = request_id
         self.started = False
         self.answering = False
         """Bytes of the answer itself are out: it cannot begin anew."""
@@ -50,21 +56,27 @@ class Client:
 
     async def comment(self) -> None:
         """Sends a sign of life."""
-        await self._events(COMMENT, last=False)
+        await self._events(self._dialect.alive, last=False)
 
     async def end(self, data: bytes = b"") -> None:
         """Ends a stream with these events."""
         self.answering = True
         await self._events(data, last=True)
 
+    async def end_failed(self, error: bytes) -> None:
+        """Ends a stream with an error, which is JSON in one line."""
+        self.answering = True
+        await self._body(self._dialect.error_event(error), last=True)
+
     async def fail(self, error: ApiError) -> None:
         """Sends an error: as an answer, or as an event where a stream has begun; nothing after the end."""
         if self.complete:
             return
+        told = self._dialect.error(error, self._request_id)
         if self.started:
-            await self._body(error.event(), last=True)
+            await self.end_failed(told)
         else:
-            await self.answer(error.status, error.body(), [_JSON, *error.headers])
+            await self.answer(error.status, told, [_JSON, *error.headers])
 
     async def _events(self, data: bytes, last: bool) -> None:
         if not self.started:
@@ -73,9 +85,10 @@ class Client:
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.started = True
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, *self._headers()]}
-        )
+        await self._send({"type": "http.response.start", "status": status, "headers": self._all(headers)})
+
+    def _all(self, headers: Headers) -> Headers:
+        return [*headers, *self._headers(), *self._dialect.headers(self._request_id)]
 
     async def _body(self, data: bytes, last: bool = False) -> None:
         self.complete = last

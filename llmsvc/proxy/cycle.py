@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Scope
 
+from llmsvc.proxy import dialects
 from llmsvc.proxy.errors import ApiError
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Cycle:
             self._connection.transport.abort()
             return
         self._head = None
-        body = ApiError(500, "The proxy failed.", kind="server_error", code="internal_error").body()
+        failed = ApiError(500, "The proxy failed.", kind="server_error", code="internal_error")
+        body = dialects.of(self.scope["path"]).error(failed, b"")
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})

@@ -29,17 +29,15 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.message = message
+        self.code = code
         self.state = state
         self.headers = headers
         self._error = {"message": message, "type": kind, "param": param, "code": code}
 
     def body(self) -> bytes:
-        """The JSON body of the answer."""
+        """The JSON body of the answer, in OpenAI's shape; other dialects word it themselves."""
         return json.dumps({"error": self._error}).encode()
-
-    def event(self) -> bytes:
-        """The same as a server-sent event, for a stream whose headers are out already."""
-        return b"data: " + self.body() + b"\n\n"
 
 
 def unauthorized(message: str) -> ApiError:

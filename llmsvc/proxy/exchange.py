@@ -18,6 +18,7 @@ from llmsvc.proxy.backend_client import RefusedError, Response
 from llmsvc.proxy.backends import LOST, Backend, BudgetError, StoppingError
 from llmsvc.proxy.budget import Budget
 from llmsvc.proxy.client import Client
+from llmsvc.proxy.dialects import ROUTES
 from llmsvc.proxy.errors import (
     BODY_TIMEOUT,
     CLIENT_GONE,
@@ -65,10 +66,12 @@ class Exchange:
         self._scope = scope
         self._receive = receive
         self._path: str = scope["path"]
+        self._dialect = ROUTES[self._path]
         self._key = new_request_id()
         self.id = str(self._key)
         self._chosen_id = request_ids.chosen(scope["headers"])
-        self._client = Client(send, self._headers)
+        known = self._chosen_id or self.id.encode()
+        self._client = Client(send, self._headers, self._dialect, known)
         self._tally = Tally(self.id, self.who, client_address(scope), self._path)
         self._task: asyncio.Task[Any] | None = None
         self._reason: ApiError | None = None
@@ -165,9 +168,9 @@ class Exchange:
         raw = await body.read(self._scope, self._receive, config.llama_proxy_max_body_bytes)
         timer.cancel()
         self._tally.request_bytes = len(raw)
-        self._body = body.parse(raw)
+        self._body = body.parse(raw, self._dialect)
         self._case = Case(services.poison, self._path, raw)
-        answer = self._body.answer_tokens(self._bounds) if self._path in body.COMPLETIONS else 0
+        answer = self._body.answer_tokens(self._bounds)
         self._budget = Budget(services.limits, self.who, len(raw), answer, self._context)
         self._wants = services.switcher.wanted(self.who.record, self._body.model)
         if self._wants is not None:
@@ -265,7 +268,7 @@ class Exchange:
     async def _forward(self, backend: Backend, case: Case) -> None:
         assert self._body is not None
         assert self._budget is not None
-        data = self._body.outgoing(self._path, backend.name, self._bounds)
+        data = self._body.outgoing(backend.name, self._bounds)
         case.sent()
         self._at_backend, sent = True, time.monotonic()
         self._give_way_after(self._services.config.llama_proxy_max_seconds, backend)
@@ -284,7 +287,8 @@ class Exchange:
             self._client.before_last = self._record
 
         try:
-            await relay(response, self._client, self._tally, free, keep_usage=self._body.wants_usage)
+            events = self._dialect.stream(keep_usage=self._body.wants_usage)
+            await relay(response, self._client, self._tally, free, events)
         except BudgetError as error:
             self._leave_backend()
             raise self._budget.too_small(error.usage) from None

@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 A_MINUTE = 20
 """Wrong keys of one address that are answered with 401 in a minute."""
 
+_OF_KEYS = (b"authorization", b"x-api-key")
 _MOST_ADDRESSES = 10_000
 _REPEAT_WARNING_SECONDS = 60.0
 
@@ -38,7 +39,7 @@ class Guesses:
 
     def judge(self, scope: Scope, error: ApiError) -> ApiError:
         """What to answer to a request whose key was refused with this error: the error itself, or 429."""
-        if error.status != 401 or all(name != b"authorization" for name, _ in scope["headers"]):
+        if error.status != 401 or all(name not in _OF_KEYS for name, _ in scope["headers"]):
             return error  # who shows no key guesses none
         address = client_address(scope)
         wait = self._buckets.take(_network(address))

@@ -11,6 +11,7 @@ from llmsvc.proxy import sse
 from llmsvc.proxy.backend_client import LostError, Response
 from llmsvc.proxy.backends import BudgetError, StoppingError, Usage
 from llmsvc.proxy.client import Client
+from llmsvc.proxy.sse import EventStream
 from llmsvc.proxy.tally import Tally
 
 
@@ -19,20 +20,19 @@ async def relay(
     client: Client,
     tally: Tally,
     free: Callable[[bool], None],
-    *,
-    keep_usage: bool,
+    events: EventStream,
 ) -> None:
     """Takes the whole answer to the client.
 
     :param free: called once the model is done with the request, which may be before the client has it all;
         told whether this was no failure of the model
-    :param keep_usage: the client asked for the usage chunk of a stream
+    :param events: reads a stream
     :raises BudgetError: the prompt alone takes more tokens than the request may
     :raises StoppingError: the backend is being stopped, and the client has no byte of the answer yet
     :raises LOST: the backend went away
     """
     if response.status == 200 and response.content_type.startswith("text/event-stream"):
-        await _stream(response, client, tally, free, keep_usage)
+        await _stream(response, client, tally, free, events)
     else:
         await _whole(response, client, tally, free)
 
@@ -50,7 +50,7 @@ async def _whole(response: Response, client: Client, tally: Tally, free: Callabl
         tally.state = "rejected_request" if response.status < 500 else "error"
     free(response.status < 500)
     if client.started:
-        await client.end(b"data: " + _one_line(answer) + b"\n\n")
+        await client.end_failed(_one_line(answer))
     else:
         kind = response.content_type or "application/json"
         await client.answer(response.status, answer, [(b"content-type", kind.encode("latin-1"))])
@@ -61,9 +61,8 @@ async def _stream(
     client: Client,
     tally: Tally,
     free: Callable[[bool], None],
-    keep_usage: bool,
+    events: EventStream,
 ) -> None:
-    events = sse.EventStream(keep_usage)
     # goes out with the end: who has seen [DONE] may leave at once, and has not left early
     last = b""
     while data := await response.read_some():

@@ -13,17 +13,17 @@ COMMENT = b":\n\n"
 
 
 class EventStream:
-    """The events of one stream.
+    """The events of one stream, of OpenAI's dialect; others differ in where they say what.
 
     :param keep_usage: the client asked for the usage chunk
     """
 
-    def __init__(self, keep_usage: bool) -> None:
+    def __init__(self, keep_usage: bool = True) -> None:
         self._keep_usage = keep_usage
         self._rest = b""
         self.usage: Usage | None = None
         self.done = False
-        """The `[DONE]` that ends a good stream was there."""
+        """The event that ends a good stream was there."""
         self.failed = False
         """An error event was there."""
         self.stopping = False
@@ -40,33 +40,41 @@ class EventStream:
                 end = 0
             self._rest = data[end:]
             data = data[:end]
-        if _says_something(data):
-            data = b"".join(event for event in _split(data) if self._keep(event))
-        if data.rstrip().endswith(b"data: [DONE]"):
+        if self.tells(data):
+            data = b"".join(event for event in _split(data) if self.keep(event))
+        if self.ends(data):
             self.done = True
         return data
 
-    def _keep(self, event: bytes) -> bool:
-        if not event.startswith(b"data: {") or not _says_something(event):
+    def tells(self, data: bytes) -> bool:
+        """Whether an error or a usage object may be in it; all other events are not even parsed."""
+        # in a JSON string the quotes would be escaped, so this stands in a usage object or nowhere
+        return b'"total_tokens"' in data or b'data: {"error"' in data
+
+    def ends(self, data: bytes) -> bool:
+        """Whether the last of these events is the one that ends a good stream."""
+        return data.rstrip().endswith(b"data: [DONE]")
+
+    def keep(self, event: bytes) -> bool:
+        """Notes what an event tells; false if the client is not to have it."""
+        if not event.startswith(b"data: {") or not self.tells(event):
             return True
         try:
             chunk = json.loads(event[6:])
         except ValueError:
             return True
         if "error" in chunk:
-            self.failed = True
-            self.stopping = says_stopping(chunk)
+            self.fail(chunk)
         usage = Usage.of(chunk.get("usage"))
         if usage is None:
             return True
         self.usage = usage
         return self._keep_usage or bool(chunk.get("choices"))
 
-
-def _says_something(data: bytes) -> bool:
-    """Whether an error or a usage object may be in it; all other events are not even parsed."""
-    # in a JSON string the quotes would be escaped, so this stands in a usage object or nowhere
-    return b'"total_tokens"' in data or b'data: {"error"' in data
+    def fail(self, error: object) -> None:
+        """An error event was there, with this JSON."""
+        self.failed = True
+        self.stopping = says_stopping(error)
 
 
 def _split(data: bytes) -> list[bytes]:
