@@ -21,7 +21,7 @@ from llmsvc.backend import answers, bodies, bounded, budget
 from llmsvc.backend.answers import Events, Message, Receive, Scope, Send
 from llmsvc.backend.bodies import Request
 from llmsvc.backend.dialects import Answer, routes
-from llmsvc.backend.dialects.routes import ROUTES
+from llmsvc.backend.dialects.routes import COUNTS, ROUTES
 from llmsvc.backend.engines import Engine
 from llmsvc.backend.jobs import Job, Jobs
 from llmsvc.backend.problem import ApiError, bad
@@ -82,7 +82,7 @@ class Adapter:
         method, path = scope["method"], scope["path"]
         cancels = path.removeprefix("/cancel/") if path.startswith("/cancel/") else None
         finishes = path.removeprefix("/finish/") if path.startswith("/finish/") else None
-        known = path in ROUTES or path in self._extras or cancels or finishes
+        known = path in ROUTES or path in COUNTS or path in self._extras or cancels or finishes
         if path == "/health" and method in ("GET", "HEAD"):
             await answers.send_json(send, 200, self.health(), request_id)
         elif method != "POST" and (known or path == "/health"):
@@ -98,6 +98,11 @@ class Adapter:
             limit = budget.of(_header(scope, b"x-token-budget"))
             job = self.jobs.add(request_id, limit, _header(scope, b"x-user"))
             await self._generate(request, job, dialect.answer(body, job), receive, send)
+        elif counting := COUNTS.get(path):
+            body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
+            request = counting.request(body, self._engine.model)
+            told = counting.counted(await self._prompt_tokens(request, Job(request_id), receive))
+            await answers.send_json(send, 200, told, request_id)
         elif path in self._extras:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
             await answers.send_json(send, 200, await self._extras[path](body), request_id)
@@ -143,6 +148,16 @@ class Adapter:
     async def _detokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         tokens = bodies.tokens(body, self._engine.model)
         return {"text": await self._engine.detokenize(tokens)}
+
+    async def _prompt_tokens(self, request: Request, job: Job, receive: Receive) -> int:
+        """Counts the tokens of a chat's prompt, beside whatever the model does."""
+        leaving = asyncio.create_task(_cancel_when_left(receive, job))
+        try:
+            return await self._engine.count(await self._prepared(request, job))
+        except Exception as error:  # as in _produce()
+            raise self._explain(job, error) from None
+        finally:
+            leaving.cancel()
 
     async def _generate(
         self, request: Request, job: Job, answer: Answer, receive: Receive, send: Send

@@ -71,6 +71,10 @@ class Request:
     tools: Tools | None = None
     min_tokens: int = 0
     bias: dict[int, float] = dataclasses.field(default_factory=dict)
+    tells_stop: bool = False
+    """Whether Job.stopped_by must be known, which costs some engines something."""
+    only_counted: bool = False
+    """Whether its prompt's tokens are only to be counted; they may be more than there is room for."""
 
     @property
     def stream(self) -> bool:

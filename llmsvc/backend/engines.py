@@ -10,7 +10,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from llmsvc.backend.answers import Events
 from llmsvc.backend.bodies import Model, Request
@@ -62,6 +62,13 @@ class Engine(Protocol):
         """What takes time and needs no turn; what it returns becomes `Job.task`. In a thread.
 
         :raises ApiError: 400, what the model cannot serve as it is
+        """
+
+    async def count(self, task: Any) -> int:
+        """The tokens of the prompt of a chat that was planned.
+
+        :param task: what plan() returned
+        :raises ApiError, Exception: the template refuses it, or the like
         """
 
     async def run(self, request: Request, job: Job, events: Events) -> None:

@@ -51,6 +51,8 @@ class Job:
         """What makes the answer's chunks, once the model is at work on it."""
         self.answer: dict[str, Any] | None = None
         """The whole answer, of a request that is no stream."""
+        self.stopped_by: str | None = None
+        """Which of its stop texts ended the answer."""
         self.failure: BaseException | None = None
         """The first exception that the model's thread saw."""
         self.unwanted = asyncio.Event()

@@ -21,6 +21,8 @@ class ApiError(Exception):
         self.message = message
         self.param = param
         self.code = code
+        self.too_long: tuple[int, int] | None = None
+        """The tokens that a request has, at least, and those that there is room for."""
         self.usage: dict[str, int] | None = None
         """Tokens that the failed request took; told beside the error, so that they can be counted."""
 
@@ -38,8 +40,10 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> ApiE
 
 def too_long(count: int, limit: int, param: str | None) -> ApiError:
     """The error of a request that does not fit into the context."""
-    return bad(
+    error = bad(
         f"this model's context is {limit} tokens; the request has at least {count}",
         param,
         "context_length_exceeded",
     )
+    error.too_long = (count, limit)
+    return error

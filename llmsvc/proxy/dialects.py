@@ -6,6 +6,9 @@ alive, bounds the length of answers, and finds the usage.
 
 from __future__ import annotations
 
+import json
+
+from llmsvc.proxy.backends import Usage
 from llmsvc.proxy.errors import ApiError, Headers
 from llmsvc.proxy.sse import COMMENT, EventStream
 
@@ -53,12 +56,74 @@ class Dialect:
         return ()
 
 
+class Anthropic(Dialect):
+    """Anthropic's messages."""
+
+    alive = b'event: ping\ndata: {"type": "ping"}\n\n'
+    x_api_key = True
+    open_ended = False
+
+    def stream(self, *, keep_usage: bool) -> EventStream:
+        return _Messages()
+
+    def error(self, error: ApiError, request_id: bytes) -> bytes:
+        kind = "invalid_request_error" if error.status < 500 else "api_error"
+        told = {"type": _ANTHROPIC_ERRORS.get(error.status, kind), "message": error.message}
+        if error.code:
+            told["code"] = error.code
+        return json.dumps({"type": "error", "error": told, "request_id": request_id.decode()}).encode()
+
+    def error_event(self, error: bytes) -> bytes:
+        return b"event: error\ndata: " + error + b"\n\n"
+
+    def headers(self, request_id: bytes) -> Headers:
+        return [(b"request-id", request_id)]
+
+
+# by status, which is the same in all dialects
+_ANTHROPIC_ERRORS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class _Messages(EventStream):
+    """The usage is in the event before the last one, or with an error."""
+
+    def tells(self, data: bytes) -> bool:
+        # no JSON holds a line end
+        return b"event: message_delta\n" in data or b"event: error\n" in data
+
+    def ends(self, data: bytes) -> bool:
+        return b"event: message_stop\n" in data
+
+    def keep(self, event: bytes) -> bool:
+        if not self.tells(event):
+            return True
+        try:
+            told = json.loads(event.partition(b"\ndata: ")[2])
+        except ValueError:
+            return True
+        if told.get("type") == "error":
+            self.fail(told)
+        self.usage = Usage.of(told.get("usage")) or self.usage
+        return True
+
+
 _PLAIN = Dialect()
 ROUTES = {
     "/v1/chat/completions": Dialect("max_completion_tokens", "max_tokens"),
     # OpenAI's have no max_completion_tokens, but the backend reads it
     "/v1/completions": Dialect("max_completion_tokens", "max_tokens"),
     "/v1/embeddings": _PLAIN,
+    "/v1/messages": Anthropic("max_tokens"),
+    "/v1/messages/count_tokens": Anthropic(),
     "/extras/tokenize": _PLAIN,
     "/extras/tokenize/count": _PLAIN,
     "/extras/detokenize": _PLAIN,

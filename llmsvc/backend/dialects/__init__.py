@@ -40,6 +40,10 @@ class Answer(Protocol):
 class Dialect(Protocol):
     """What one path speaks."""
 
+    @property
+    def x_api_key(self) -> bool:
+        """Whether a key may come in `x-api-key` too."""
+
     def request(self, body: dict[str, Any], model: Model) -> Request:
         """Checks a body.
 
@@ -55,3 +59,10 @@ class Dialect(Protocol):
 
     def error(self, problem: ApiError, request_id: str) -> dict[str, Any]:
         """The JSON of an answer that is an error."""
+
+
+class Counting(Dialect, Protocol):
+    """What a path speaks that only counts the tokens of a prompt."""
+
+    def counted(self, tokens: int) -> dict[str, Any]:
+        """The answer."""

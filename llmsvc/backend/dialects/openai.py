@@ -17,6 +17,8 @@ class OpenAI:
     :param check: makes a request of the body of this path
     """
 
+    x_api_key = False
+
     def __init__(self, check: Callable[[dict[str, Any], Model], Request]) -> None:
         self.request = check
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from llmsvc.backend import bodies
-from llmsvc.backend.dialects import Dialect
+from llmsvc.backend.dialects import Counting, Dialect, anthropic
 from llmsvc.backend.dialects.openai import OpenAI
 
 ROUTES: dict[str, Dialect] = {
     "/v1/chat/completions": OpenAI(bodies.chat),
     "/v1/completions": OpenAI(bodies.completion),
     "/v1/embeddings": OpenAI(bodies.embedding),
+    "/v1/messages": anthropic.Anthropic(),
 }
 """The paths that take the model's turn."""
+
+COUNTS: dict[str, Counting] = {"/v1/messages/count_tokens": anthropic.Counting()}
+"""Those that need of the model only its vocabulary and template."""
 
 _OTHERS = OpenAI(bodies.chat)
 
 
 def of(path: str) -> Dialect:
     """How errors of a path are worded, whatever it is."""
-    return ROUTES.get(path, _OTHERS)
+    return ROUTES.get(path) or COUNTS.get(path) or _OTHERS

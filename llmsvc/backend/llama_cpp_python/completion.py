@@ -38,10 +38,13 @@ class Task:
 
     prompt: list[int]
     stops: list[str]
+    """Those of the client, and the template's."""
     chat: bool
     stream: bool
     grammar: Any = None
     """A LlamaGrammar, or None."""
+    named_stops: frozenset[str] = frozenset()
+    """Those of the client."""
     echo: str = ""
     """What a raw completion repeats before its text."""
     offset: int = 0
@@ -159,17 +162,18 @@ def _pieces(task: Task, job: Job, source: Source, given: dict[str, Any]) -> Iter
         elif new:
             yield Piece(new, entries)
             entries = []
-        if text.stopped:
+        if text.stopped is not None:
             finish = "stop"
+            job.stopped_by = text.stopped if text.stopped in task.named_stops else None
             break
-    rest = "" if text.stopped else text.end()
+    rest = "" if text.stopped is not None else text.end()
     if parser:
         left = parser.feed(rest) + ([] if parser.done else parser.end(cut=finish == "length"))
         for found in left:
             yield Piece(found, []) if isinstance(found, str) else found
         if parser.calls and (finish == "stop" or parser.done):
             finish = "tool_calls"
-    elif rest or (entries and not text.stopped):
+    elif rest or (entries and text.stopped is None):
         yield Piece(rest, entries)
     yield finish
 

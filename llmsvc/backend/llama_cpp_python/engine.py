@@ -146,6 +146,10 @@ class Engine:
         """What the model is to do for a request; see Planner.plan()."""
         return self._planner.plan(request)
 
+    async def count(self, task: Task) -> int:
+        """See engines.Engine."""
+        return task.prompt_tokens
+
     async def run(self, request: Request, job: Job, events: Events) -> None:
         """See engines.Engine."""
         self.begin(job)

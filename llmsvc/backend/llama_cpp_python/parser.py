@@ -6,8 +6,8 @@ import re
 from collections.abc import Set
 
 from llmsvc.backend.llama_cpp_python.calls import End, Syntax
-from llmsvc.backend.llama_cpp_python.texts import held
 from llmsvc.backend.replies import Call
+from llmsvc.backend.stops import held
 
 
 class Parser:

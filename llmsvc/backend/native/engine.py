@@ -184,6 +184,14 @@ class Engine:
         """See engines.Engine."""
         return self._planner.plan(request)
 
+    async def count(self, task: Task) -> int:
+        """See engines.Engine."""
+        try:
+            answer = await self._http.json("POST", "/v1/chat/completions/input_tokens", task.body)
+        except RefusedError as error:
+            raise explained(error, self.facts.n_ctx, chat=True) from None
+        return int(answer["input_tokens"])
+
     async def run(self, request: Request, job: Job, events: Events) -> None:
         """See engines.Engine."""
         start(job)
@@ -234,7 +242,7 @@ class Engine:
                     answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
                 if not job.completion_tokens:
                     budget.refuse_prompt(job, job.prompt_tokens, answers=True)
-                elif not answer.ended and (job.finishing or answer.used_up):
+                elif answer.stopped or (not answer.ended and (job.finishing or answer.used_up)):
                     ended = False
                     break
         for chunk in answer.finish():

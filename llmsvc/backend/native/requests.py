@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from llmsvc.backend.bodies import Request
+from llmsvc.backend.bodies import MAX_TEXT_BYTES, Request
 from llmsvc.backend.messages import all_texts
 from llmsvc.backend.native.slots import fingerprints
 from llmsvc.backend.problem import ApiError, bad, too_long
@@ -94,7 +94,8 @@ class Planner:
             body["max_tokens"] = min(body["max_tokens"], self.n_ctx)
         if request.bias:
             body["logit_bias"] = {str(token): value for token, value in request.bias.items()}
-        if request.stops:
+        # it does not say which one ended an answer: where that must be told, stream.py looks for them
+        if request.stops and not request.tells_stop:
             body["stop"] = request.stops
         body["stream"] = body["return_progress"] = body["timings_per_token"] = True
         return body
@@ -113,7 +114,11 @@ class Planner:
 
     def _chat(self, request: Request, messages: list[dict[str, Any]], body: dict[str, Any]) -> Task:
         shown = request.tools.shown if request.tools else []
-        self.check(list(all_texts([messages, shown])))
+        texts = list(all_texts([messages, shown]))
+        if request.only_counted and sum(len(text.encode()) for text in texts) <= MAX_TEXT_BYTES:
+            self.check_cost(texts)
+        else:
+            self.check(texts)
         body["messages"] = self.vocabulary().protect([_parsed(message) for message in messages])
         for message in body["messages"]:
             for call in message.get("tool_calls", []):

@@ -13,6 +13,7 @@ from llmsvc.backend.jobs import Job
 from llmsvc.backend.logprobs import Entry
 from llmsvc.backend.native.requests import Task
 from llmsvc.backend.replies import Call, Reply
+from llmsvc.backend.stops import Stops
 
 _FINISHES = {"limit": "length", "eos": "stop", "word": "stop"}
 """How /infill, which has no shape of OpenAI's, says why it ended."""
@@ -63,6 +64,8 @@ class Answer:
             offset=0 if request.echo else len(request.prompt),
         )
         self._request = request
+        self._stops = Stops(request.stops if request.tells_stop else [])
+        self._counts_end = not task.body.get("stop")
         self._only = task.only
         self._is_call = task.is_call
         self._call_text = ""
@@ -70,10 +73,15 @@ class Answer:
         self._begun = False
         self._called = False
         self.ended = False
-        """Whether the server has said why the answer is over."""
+        """Whether it is known why the answer is over."""
         self._held: list[Entry] = []
         """Of tokens whose text is still to come."""
         self._pieces: list[Piece] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text was there, of which the server knows nothing."""
+        return self._stops.hit is not None
 
     @property
     def used_up(self) -> bool:
@@ -87,7 +95,7 @@ class Answer:
 
     def finish(self) -> Iterator[dict[str, Any]]:
         """What is left to say at the end; where the server has said none, it ends as at max_tokens."""
-        return self._chunks(iter(()) if self.ended else iter((End("length"),)))
+        return self._chunks(iter(()) if self.ended else self._cut())
 
     def _chunks(self, pieces: Iterator[Piece]) -> Iterator[dict[str, Any]]:
         for piece in pieces:
@@ -147,18 +155,31 @@ class Answer:
             if text := delta.get("content"):
                 if self._is_call:
                     self._call_text += text
-                else:
+                elif self._only is not None:
                     yield self._text(text)
+                else:
+                    if text := self._stops.feed(text):
+                        yield self._text(text)
+                    if self.stopped:
+                        self._job.stopped_by = self._stops.hit
+                        self.ended = True
+                        yield End("stop")
+                        return
             for part in delta.get("tool_calls") or []:
                 yield Part(int(part["index"]), {key: value for key, value in part.items() if key != "index"})
             if finish := choice.get("finish_reason"):
-                if self._held:
-                    yield self._text("")
+                if (text := self._stops.end()) or self._held:
+                    yield self._text(text)
                 if self._is_call and finish != "length":
                     call = json.loads(self._call_text)
                     self._only = call["name"]
                     yield self._text(json.dumps(call["arguments"], ensure_ascii=False))
                 yield self._end(finish)
+
+    def _cut(self) -> Iterator[Piece]:
+        if text := self._stops.end():
+            yield self._text(text)
+        yield End("length")
 
     def _text(self, text: str) -> Piece:
         if self._only is None:
@@ -174,8 +195,8 @@ class Answer:
 
     def _end(self, finish: str) -> End:
         self.ended = True
-        if finish != "length" and not self._request.stops:
-            # llama.cpp counts the token that ends an answer
+        if finish != "length" and self._counts_end:
+            # the token that ends an answer
             self._job.completion_tokens = max(self._job.completion_tokens - 1, 0)
         return End("tool_calls" if self._called and finish == "stop" else finish)
 

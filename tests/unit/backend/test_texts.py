@@ -3,8 +3,9 @@
 import pytest
 
 from llmsvc.backend import logprobs
-from llmsvc.backend.llama_cpp_python.texts import Text, held
+from llmsvc.backend.llama_cpp_python.texts import Text
 from llmsvc.backend.logprobs import Entry
+from llmsvc.backend.stops import held
 
 
 def feed(pieces, stops=()):
@@ -12,29 +13,30 @@ def feed(pieces, stops=()):
     out = []
     for token in range(len(pieces)):
         out.append(text.feed(token))
-        if text.stopped:
+        if text.stopped is not None:
             break
-    return out, text.stopped, "" if text.stopped else text.end()
+    return out, text.stopped, "" if text.stopped is not None else text.end()
 
 
 def test_a_character_waits_for_all_its_bytes():
     smile = "\U0001f600".encode()
-    assert feed([b"a", smile[:1], smile[1:3], smile[3:] + b"b"]) == (["a", "", "", "\U0001f600b"], False, "")
+    assert feed([b"a", smile[:1], smile[1:3], smile[3:] + b"b"]) == (["a", "", "", "\U0001f600b"], None, "")
 
 
 def test_bytes_that_are_no_character_are_left_out():
-    assert feed([b"a\xff", b"b\xe2\x82", b"c"]) == (["a", "b", "c"], False, "")
+    assert feed([b"a\xff", b"b\xe2\x82", b"c"]) == (["a", "b", "c"], None, "")
 
 
 @pytest.mark.parametrize(
     ("pieces", "stops", "sent", "stopped", "rest"),
     [
-        ([b"one S", b"TO", b"P two"], ["STOP"], ["one ", "", ""], True, ""),
-        ([b"one ST", b"one"], ["STOP"], ["one ", "STone"], False, ""),
-        ([b"one ST"], ["STOP"], ["one "], False, "ST"),
-        ([b"a b c"], ["c", "b"], ["a "], True, ""),
-        ([b"aab", b"aac"], ["aabaac"], ["", ""], True, ""),
-        ([b"aab", b"aab"], ["aabaac"], ["", "aab"], False, "aab"),
+        ([b"one S", b"TO", b"P two"], ["STOP"], ["one ", "", ""], "STOP", ""),
+        ([b"one ST", b"one"], ["STOP"], ["one ", "STone"], None, ""),
+        ([b"one ST"], ["STOP"], ["one "], None, "ST"),
+        ([b"a b c"], ["c", "b"], ["a "], "b", ""),
+        ([b"a bc d"], ["b", "bc"], ["a "], "bc", ""),
+        ([b"aab", b"aac"], ["aabaac"], ["", ""], "aabaac", ""),
+        ([b"aab", b"aab"], ["aabaac"], ["", "aab"], None, "aab"),
     ],
 )
 def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(pieces, stops, sent, stopped, rest):
