@@ -21,12 +21,16 @@ import os
 import signal
 import socket
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 HEADERS = {True: b"text/event-stream; charset=utf-8", False: b"application/json"}
+
+
+MESSAGES = "/v1/messages"
 
 
 class Mock:
@@ -106,7 +110,7 @@ class Mock:
         budget = int(headers.get(b"x-token-budget", b"1000000"))
         self.seen["requests"] += 1
         if not sound(body):
-            await answer(send, 400, error(400, "the mock cannot read this"))
+            await answer(send, 400, refusal(scope["path"])(400, "the mock cannot read this"))
             return
         self.seen["headers"] = sorted(name.decode() for name, _ in scope["headers"])
         self.seen["bodies"] = [*self.seen["bodies"][-99:], body]
@@ -140,11 +144,14 @@ class Mock:
         except asyncio.CancelledError:
             if not self.stopping:
                 raise
-            problem = error(503, "the model is being stopped", "model_stopping")
+            problem = refusal(path)(503, "the model is being stopped", "model_stopping")
             if body.get("stream") is True and usage["completion_tokens"]:
                 total = {**usage, "total_tokens": sum(usage.values())}
-                await event(send, {"choices": [], "usage": total})
-                await event(send, problem)
+                if path == MESSAGES:
+                    await typed(send, {**problem, "usage": anthropic_usage(usage)})
+                else:
+                    await event(send, {"choices": [], "usage": total})
+                    await event(send, problem)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
                 await answer(send, 503, problem)
@@ -160,13 +167,17 @@ class Mock:
         self, request_id: str, path: str, body: dict[str, Any], send, usage: dict[str, int], budget: int
     ) -> None:
         steer = body.get("mock", {})
+        if path == f"{MESSAGES}/count_tokens":
+            await answer(send, 200, {"input_tokens": usage["prompt_tokens"]})
+            return
         if usage["prompt_tokens"] >= budget:
             total = {**usage, "total_tokens": usage["prompt_tokens"]}
-            refused = error(429, "the prompt is larger than the budget", "token_budget_exceeded")
-            await answer(send, 429, {**refused, "usage": total})
+            refused = refusal(path)(429, "the prompt is larger than the budget", "token_budget_exceeded")
+            told = anthropic_usage(usage) if path.startswith(MESSAGES) else total
+            await answer(send, 429, {**refused, "usage": told})
             return
         if "status" in steer:
-            await answer(send, steer["status"], error(steer["status"], "the mock was told to fail"))
+            await answer(send, steer["status"], refusal(path)(steer["status"], "the mock was told to fail"))
             return
         if steer.get("die") == -1:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -192,13 +203,31 @@ class Mock:
                 os.kill(os.getpid(), signal.SIGKILL)
             if stream and number == 0:
                 await start(send, 200, stream=True)
+                if path == MESSAGES:
+                    await typed(send, {"type": "message_start", "message": message(self.name, "", usage)})
+                    await typed(send, {"type": "content_block_start", "index": 0, "content_block": TEXT})
             usage["completion_tokens"] += 1
             text += f"word{number} "
-            if stream:
+            if stream and path == MESSAGES:
+                delta = {"type": "text_delta", "text": f"word{number} "}
+                await typed(send, {"type": "content_block_delta", "index": 0, "delta": delta})
+            elif stream:
                 choice = {"index": 0, "delta": {"content": f"word{number} "}, "finish_reason": None}
                 await event(send, {**base, "object": kind + ".chunk", "choices": [choice]})
         total = {**usage, "total_tokens": sum(usage.values())}
-        if stream:
+        if path == MESSAGES:
+            stop = {"stop_reason": "end_turn" if reason == "stop" else "max_tokens", "stop_sequence": None}
+            if not stream:
+                await answer(
+                    send, 200, {**message(self.name, text, usage), **stop, "usage": anthropic_usage(usage)}
+                )
+                return
+            await typed(send, {"type": "content_block_stop", "index": 0})
+            await typed(send, {"type": "message_delta", "delta": stop, "usage": anthropic_usage(usage)})
+            await typed(send, {"type": "message_stop"})
+            await asyncio.sleep(steer.get("linger", 0))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif stream:
             if not count:
                 await start(send, 200, stream=True)
             choice = {"index": 0, "delta": {}, "finish_reason": reason}
@@ -246,6 +275,30 @@ async def event(send, chunk: dict[str, Any]) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": True})
 
 
+async def typed(send, told: dict[str, Any]) -> None:
+    """An event of Anthropic's."""
+    data = f"event: {told['type']}\ndata: {json.dumps(told)}\n\n".encode()
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+TEXT = {"type": "text", "text": ""}
+
+
+def message(model: str, text: str, usage: dict[str, int]) -> dict[str, Any]:
+    content = [{"type": "text", "text": text}] if text else []
+    told = {"id": "msg_mock", "type": "message", "role": "assistant", "model": model, "content": content}
+    return {**told, "stop_reason": None, "stop_sequence": None, "usage": anthropic_usage(usage)}
+
+
+def anthropic_usage(usage: dict[str, int]) -> dict[str, int]:
+    return {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
+
+
+def anthropic_error(status: int, said: str, code: str | None = None) -> dict[str, Any]:
+    told = {"type": "mock", "message": said, "details": {"error_code": code or str(status)}}
+    return {"type": "error", "error": told, "request_id": "mock"}
+
+
 async def answer(send, status: int, body: dict[str, Any]) -> None:
     await start(send, status, stream=False)
     await send({"type": "http.response.body", "body": json.dumps(body).encode()})
@@ -253,6 +306,10 @@ async def answer(send, status: int, body: dict[str, Any]) -> None:
 
 def error(status: int, message: str, code: str | None = None) -> dict[str, Any]:
     return {"error": {"message": message, "type": "mock", "param": None, "code": code or str(status)}}
+
+
+def refusal(path: str) -> Callable[..., dict[str, Any]]:
+    return anthropic_error if path.startswith(MESSAGES) else error
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmsvc import paths
 from llmsvc.backend.answers import Message, Receive, Scope, Send, send_json
+from llmsvc.backend.dialects import routes
 from llmsvc.backend.problem import ApiError
 from llmsvc.errors import SettingError
 
@@ -63,7 +64,8 @@ class SingleKey:
         try:
             await self._outside(scope, receive, send, request_id)
         except ApiError as error:
-            await send_json(send, error.status, error.body(), request_id)
+            told = routes.of(scope["path"]).error(error, request_id)
+            await send_json(send, error.status, told, request_id)
 
     async def _outside(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         path, method = scope["path"], scope["method"]
@@ -84,9 +86,12 @@ class SingleKey:
             await self._adapter(scope, stream.receive, stream.send)
 
     def _check(self, scope: Scope) -> None:
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        kind, _, key = given.partition(b" ")
-        if kind.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self._key):
+        headers = dict(reversed(scope["headers"]))
+        kind, _, key = headers.get(b"authorization", b"").partition(b" ")
+        shown = [key.strip()] if kind.lower() == b"bearer" else []
+        if routes.of(scope["path"]).x_api_key:
+            shown.append(headers.get(b"x-api-key", b"").strip())
+        if not any(hmac.compare_digest(key, self._key) for key in shown):
             raise ApiError(401, "this is not the API key of this server", code="invalid_api_key")
 
     def _model(self) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from starlette.types import Message, Scope, Send
 from llmsvc.proxy.errors import Headers
 
 _ALLOWED = re.compile(
-    r"(?:authorization|content-type|accept|user-agent|idempotency-key|x-request-id|x-client-request-id"
-    r"|x-stainless-[a-z0-9-]{1,64}|openai-[a-z0-9-]{1,64}|x-openwebui-[a-z0-9-]{1,64})\Z"
+    r"(?:authorization|x-api-key|content-type|accept|user-agent|idempotency-key|x-request-id|x-client-request-id"
+    r"|x-stainless-[a-z0-9-]{1,64}|(?:openai|anthropic)-[a-z0-9-]{1,64}|x-openwebui-[a-z0-9-]{1,64})\Z"
 )
 _EXPOSED = (
-    b"x-request-id, x-llmsvc-request-id, x-queue-position, retry-after, retry-after-ms, "
+    b"x-request-id, request-id, x-llmsvc-request-id, x-queue-position, retry-after, retry-after-ms, "
     b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )

@@ -68,9 +68,12 @@ class Anthropic(Dialect):
 
     def error(self, error: ApiError, request_id: bytes) -> bytes:
         kind = "invalid_request_error" if error.status < 500 else "api_error"
-        told = {"type": _ANTHROPIC_ERRORS.get(error.status, kind), "message": error.message}
+        told: dict[str, object] = {
+            "type": _ANTHROPIC_ERRORS.get(error.status, kind),
+            "message": error.message,
+        }
         if error.code:
-            told["code"] = error.code
+            told["details"] = {"error_code": error.code}
         return json.dumps({"type": "error", "error": told, "request_id": request_id.decode()}).encode()
 
     def error_event(self, error: bytes) -> bytes:

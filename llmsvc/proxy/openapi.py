@@ -44,6 +44,18 @@ _STREAM = {
     "stream": {"type": ["boolean", "null"], "default": False},
     "stream_options": _nullable(_object(include_usage={"type": ["boolean", "null"]})),
 }
+_MESSAGES = {
+    "model": _MODEL_NAME,
+    "messages": {
+        "type": "array",
+        "minItems": 1,
+        "items": _object(
+            required=("role", "content"), role={"enum": ["user", "assistant", "system"]}, content=_TEXT
+        ),
+    },
+    "system": _nullable(_TEXT),
+    "stream": _STREAM["stream"],
+}
 _SCHEMAS: dict[str, Schema] = {
     "Error": _all(error=_all(message=_TEXT, type=_TEXT, param=_nullable(_TEXT), code=_nullable(_TEXT))),
     "ChatRequest": _object(
@@ -68,11 +80,18 @@ _SCHEMAS: dict[str, Schema] = {
     "EmbeddingRequest": _object(
         required=("input",), model=_MODEL_NAME, input={"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}
     ),
+    "MessagesRequest": _object(
+        required=("messages", "max_tokens"), max_tokens={"type": "integer", "minimum": 1}, **_MESSAGES
+    ),
+    "CountRequest": _object(required=("messages",), **_MESSAGES),
+    "AnthropicError": _all(
+        type={"const": "error"}, error=_object(required=("type", "message"), type=_TEXT, message=_TEXT)
+    ),
     "TokenizeRequest": _object(required=("input",), model=_MODEL_NAME, input=_TEXT),
     "DetokenizeRequest": _object(
         required=("tokens",), model=_MODEL_NAME, tokens={"type": "array", "items": _COUNT}
     ),
-    "Answer": {"type": "object", "description": "As OpenAI's API has it."},
+    "Answer": {"type": "object", "description": "As OpenAI's API has it, or Anthropic's."},
     "Model": _all(
         id=_TEXT,
         object={"const": "model"},
@@ -116,13 +135,19 @@ _OF_A_KEY = ("401", "429", "503")
 _OF_A_MODEL = ("400", "401", "403", "404", "408", "413", "429", "502", "503", "504")
 
 
-def _answers(schema: Schema, *errors: str, media: str = "application/json", stream: bool = False) -> Schema:
+def _answers(
+    schema: Schema,
+    *errors: str,
+    media: str = "application/json",
+    stream: bool = False,
+    error: str = "Error",
+) -> Schema:
     content: Schema = {media: {"schema": schema}}
     if stream:
         content["text/event-stream"] = {"schema": {}}
     found: Schema = {"200": {"description": "As asked for.", "content": content}}
     for status in errors:
-        content = {"application/json": {"schema": _ref("Error")}}
+        content = {"application/json": {"schema": _ref(error)}}
         found[status] = {"description": _ERRORS[status], "content": content}
     return found
 
@@ -134,14 +159,21 @@ def _get(summary: str, answers: Schema, *, key: bool = True, parameters: tuple[S
     return {"get": operation if key else {**operation, "security": []}}
 
 
-def _post(summary: str, request: str, *, stream: bool = False) -> Schema:
+def _post(
+    summary: str, request: str, *, stream: bool = False, answer: Schema | None = None, error: str = "Error"
+) -> Schema:
     return {
         "post": {
             "summary": summary,
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(request)}}},
-            "responses": _answers(_ref("Answer"), *_OF_A_MODEL, stream=stream),
+            "responses": _answers(answer or _ref("Answer"), *_OF_A_MODEL, stream=stream, error=error),
         }
     }
+
+
+def _anthropic(operation: Schema) -> Schema:
+    """An operation whose key may come in x-api-key too."""
+    return {"post": {**operation["post"], "security": [{"key": []}, {"x-api-key": []}]}}
 
 
 def _in_path(name: str) -> Schema:
@@ -161,18 +193,38 @@ DESCRIPTION: Schema = {
     "info": {
         "title": "llmsvc",
         "version": "1",
-        "description": "OpenAI's API for the model of this machine. Every answer has an x-request-id.",
+        "description": "OpenAI's API, and Anthropic's messages, for the model of this machine. "
+        "Every answer has an x-request-id.",
     },
     "servers": [{"url": "/"}],
     "security": [{"key": []}],
     "components": {
-        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        "securitySchemes": {
+            "key": {"type": "http", "scheme": "bearer"},
+            "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        },
         "schemas": _SCHEMAS,
     },
     "paths": {
         "/v1/chat/completions": _post("The next message of a conversation.", "ChatRequest", stream=True),
         "/v1/completions": _post("How a text goes on.", "CompletionRequest", stream=True),
         "/v1/embeddings": _post("Texts as vectors.", "EmbeddingRequest"),
+        "/v1/messages": _anthropic(
+            _post(
+                "The next message of a conversation, by Anthropic's API.",
+                "MessagesRequest",
+                stream=True,
+                error="AnthropicError",
+            )
+        ),
+        "/v1/messages/count_tokens": _anthropic(
+            _post(
+                "How many tokens the model would read of it.",
+                "CountRequest",
+                answer=_all(input_tokens=_COUNT),
+                error="AnthropicError",
+            )
+        ),
         "/extras/tokenize": _post("A text as tokens.", "TokenizeRequest"),
         "/extras/tokenize/count": _post("How many tokens a text is.", "TokenizeRequest"),
         "/extras/detokenize": _post("Tokens as a text.", "DetokenizeRequest"),

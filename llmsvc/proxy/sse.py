@@ -91,9 +91,12 @@ def says_stopping(answer: object) -> bool:
 
 
 def error_code(answer: object) -> object:
-    """The code of the error that an answer is; None where it is none."""
+    """The code of the error that an answer is, in any dialect; None where it is none."""
     error = answer.get("error") if isinstance(answer, dict) else None
-    return error.get("code") if isinstance(error, dict) else None
+    if not isinstance(error, dict):
+        return None
+    details = error.get("details")
+    return details.get("error_code") if isinstance(details, dict) else error.get("code")
 
 
 def usage_of_answer(body: bytes) -> Usage | None:

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 SERVED = (
     "GET /v1/models, /v1/queue, /v1/usage, /metrics, /health, /ready, /openapi.json; POST "
-    "/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/requests/ID/cancel, /extras/tokenize, "
-    "/extras/tokenize/count, /extras/detokenize"
+    "/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/messages, /v1/messages/count_tokens, "
+    "/v1/requests/ID/cancel, /extras/tokenize, /extras/tokenize/count, /extras/detokenize"
 )
 
 _CHAT = "use POST /v1/chat/completions"
@@ -21,7 +21,7 @@ _ELSEWHERE = (
         ),
         f"nothing is stored here; {_CHAT} or /v1/embeddings",
     ),
-    (re.compile(r"(/v1)?/messages\b"), f"this is OpenAI's API, not Anthropic's; {_CHAT}"),
+    (re.compile(r"(/v1)?/messages\b"), "of Anthropic's API there are /v1/messages and its count_tokens"),
     (
         re.compile(r"/api/(chat|generate|tags|show|embed|embeddings|ps|version)\b"),
         f"this is OpenAI's API, not Ollama's; {_CHAT}",
@@ -38,6 +38,8 @@ def hint(path: str, served: Collection[str]) -> str | None:
     """
     bare = re.sub("//+", "/", path).rstrip("/")
     for start in ("/v1/v1", "/api/v1", "/openai/v1"):
+        if bare.startswith(start + "/messages"):
+            return "the base URL of Anthropic's clients ends without /v1"
         if bare.startswith(start + "/") and "/v1" + bare.removeprefix(start) in served:
             return f"the base URL ends in one /v1: did you mean {'/v1' + bare.removeprefix(start)}?"
     if f"/v1{bare}" in served:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from llmsvc.proxy import app, openapi
+from llmsvc.proxy.dialects import ROUTES
 
 CHECKS = (
     "not_a_server_error",
@@ -50,10 +51,10 @@ def test_all_that_is_served_is_described_and_nothing_else(open_stack: Any) -> No
             assert methods == set(paths[path])
             name = path.replace("{request_id}", "ID").removesuffix("/{model_id}")
             assert name in told
-    assert set(paths) >= app.MODEL_PATHS
+    assert set(paths) >= set(ROUTES)
     services: Any = open_stack  # routes() only keeps it
     routes = {route.path for route in app.routes(services, services).routes}
-    assert routes | app.MODEL_PATHS == set(paths)
+    assert routes | set(ROUTES) == set(paths)
 
 
 def test_schemathesis_finds_nothing(open_stack: Any, long: bool, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Anthropic:
         return Answer(job)
 
     def error(self, problem: ApiError, request_id: str) -> dict[str, Any]:
-        """See Dialect. The code is an addition of ours."""
+        """See Dialect."""
         return objects.error(problem, request_id)
 
 

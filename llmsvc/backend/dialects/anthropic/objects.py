@@ -38,9 +38,9 @@ def error(problem: ApiError, request_id: str) -> dict[str, Any]:
         said = message.removeprefix(f"{problem.param} ")
         message = f"{param}: {said}"
     kind = _KINDS.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
-    told = {"type": kind, "message": message}
+    told: dict[str, Any] = {"type": kind, "message": message}
     if problem.code:
-        told["code"] = problem.code
+        told["details"] = {"error_code": problem.code}
     out = {"type": "error", "error": told, "request_id": request_id}
     return out if problem.usage is None else {**out, "usage": usage(problem.usage)}
 
