@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from llmsvc.backend.bodies import MAX_TEXT_BYTES, Request
+from llmsvc.backend.bodies import Request
 from llmsvc.backend.llama_cpp_python import grammars
 from llmsvc.backend.llama_cpp_python.calls import Only, Syntax
 from llmsvc.backend.llama_cpp_python.completion import Task
@@ -54,11 +54,7 @@ class Planner:
             prompt = self._raw_prompt(request)
         else:
             shown = request.tools.shown if request.tools else []
-            texts = list(all_texts([request.messages, shown]))
-            if request.only_counted and sum(len(text.encode()) for text in texts) <= MAX_TEXT_BYTES:
-                self.refuse_costly(texts)
-            else:
-                self._check(texts)
+            self._check(all_texts([request.messages, shown]))
             rendered = self._rendered(request.messages, shown)
             prompt = self.tokenize(rendered.text.encode(), rendered.add_bos, True)
             stops += rendered.stops

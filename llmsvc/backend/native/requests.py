@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from llmsvc.backend.bodies import MAX_TEXT_BYTES, Request
+from llmsvc.backend.bodies import Request
 from llmsvc.backend.messages import all_texts
 from llmsvc.backend.native.slots import fingerprints
 from llmsvc.backend.problem import ApiError, bad, too_long
@@ -114,11 +114,7 @@ class Planner:
 
     def _chat(self, request: Request, messages: list[dict[str, Any]], body: dict[str, Any]) -> Task:
         shown = request.tools.shown if request.tools else []
-        texts = list(all_texts([messages, shown]))
-        if request.only_counted and sum(len(text.encode()) for text in texts) <= MAX_TEXT_BYTES:
-            self.check_cost(texts)
-        else:
-            self.check(texts)
+        self.check(list(all_texts([messages, shown])))
         body["messages"] = self.vocabulary().protect([_parsed(message) for message in messages])
         for message in body["messages"]:
             for call in message.get("tool_calls", []):
