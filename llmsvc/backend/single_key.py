@@ -6,6 +6,7 @@ streams what their client did not ask for. The unix socket is the machine's own,
 
 from __future__ import annotations
 
+import datetime
 import hmac
 import json
 import os
@@ -74,7 +75,9 @@ class SingleKey:
             return
         self._check(scope)
         if path.rstrip("/") == "/v1/models" and method == "GET":
-            await send_json(send, 200, {"object": "list", "data": [self._model()]}, request_id)
+            model = self._model()
+            ends = {"has_more": False, "first_id": model["id"], "last_id": model["id"]}
+            await send_json(send, 200, {"object": "list", "data": [model], **ends}, request_id)
         elif path.startswith("/v1/models/") and method == "GET":
             if path.removeprefix("/v1/models/") not in (self._model()["id"], "current"):
                 raise ApiError(404, "this model is not loaded", param="model", code="model_not_found")
@@ -89,7 +92,7 @@ class SingleKey:
         headers = dict(reversed(scope["headers"]))
         kind, _, key = headers.get(b"authorization", b"").partition(b" ")
         shown = [key.strip()] if kind.lower() == b"bearer" else []
-        if routes.of(scope["path"]).x_api_key:
+        if routes.of(scope["path"]).x_api_key or scope["path"].startswith("/v1/models"):
             shown.append(headers.get(b"x-api-key", b"").strip())
         if not any(hmac.compare_digest(key, self._key) for key in shown):
             raise ApiError(401, "this is not the API key of this server", code="invalid_api_key")
@@ -103,6 +106,10 @@ class SingleKey:
             "owned_by": "llmsvc",
             "context_length": health["n_ctx"],
             "max_model_len": health["n_ctx"],
+            # Anthropic's clients read these
+            "type": "model",
+            "display_name": health["model"],
+            "created_at": datetime.datetime.fromtimestamp(self._created, datetime.timezone.utc).isoformat(),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import time
@@ -114,10 +115,10 @@ def routes(services: Services, guesses: Guesses) -> FastAPI:
     description = json.dumps(openapi.DESCRIPTION).encode()
     reads = Buckets(_READS_BURST, _READS_PER_SECOND, _MOST_READERS)
 
-    def authenticate(request: Request) -> KeyRecord:
+    def authenticate(request: Request, *, x_api_key: bool = False) -> KeyRecord:
         start = time.monotonic()
         try:
-            record = services.keys.authenticate(request.scope["headers"])
+            record = services.keys.authenticate(request.scope["headers"], x_api_key=x_api_key)
         except ApiError as refused:
             error = guesses.judge(request.scope, refused)
             row = _refused_row(request.scope, request.scope[_REQUEST_ID], error, start)
@@ -165,13 +166,17 @@ def routes(services: Services, guesses: Guesses) -> FastAPI:
 
     @app.get("/v1/models")
     async def list_models(request: Request) -> JSONResponse:
-        record = authenticate(request)
+        record = authenticate(request, x_api_key=True)
         await services.upstream.scan()
-        return JSONResponse({"object": "list", "data": models(record)}, headers=limits(record, request))
+        known = models(record)
+        ids = [model["id"] for model in known] or [None]
+        # the last three are for Anthropic's clients
+        listed = {"object": "list", "data": known, "has_more": False, "first_id": ids[0], "last_id": ids[-1]}
+        return JSONResponse(listed, headers=limits(record, request))
 
     @app.get("/v1/models/{model_id}")
     async def show_model(request: Request, model_id: str) -> JSONResponse:
-        record = authenticate(request)
+        record = authenticate(request, x_api_key=True)
         await services.upstream.scan()
         known = models(record)
         found = next((model for model in known if model["id"] == model_id), None)
@@ -258,6 +263,10 @@ def _model(
         "owned_by": "llmsvc",
         "context_length": context,
         "max_model_len": context,
+        # Anthropic's clients read these
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.datetime.fromtimestamp(created, datetime.timezone.utc).isoformat(),
         # of a model that is not loaded only its own process would know
         **({"capabilities": list(capabilities)} if capabilities else {}),
     }

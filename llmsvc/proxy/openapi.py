@@ -99,6 +99,9 @@ _SCHEMAS: dict[str, Schema] = {
         owned_by=_TEXT,
         context_length=_nullable(_COUNT),
         max_model_len=_nullable(_COUNT),
+        type={"const": "model"},
+        display_name=_TEXT,
+        created_at=_TEXT,
     ),
     "Waiting": _all(
         id=_TEXT,

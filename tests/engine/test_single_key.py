@@ -7,7 +7,9 @@ import json
 import socket
 from collections.abc import Iterator
 
+import anthropic
 import httpx
+import httpx2
 import openai
 import pytest
 
@@ -84,6 +86,26 @@ def test_the_usage_comes_in_a_stream_only_where_it_was_asked_for(url):
     assert all(chunk.choices for chunk in plain) and not any(chunk.usage for chunk in plain)
     assert all(chunk.choices for chunk in rest)
     assert not last.choices and last.usage.completion_tokens == 4
+
+
+def test_anthropics_sdk_shows_its_key_in_its_own_way(url):
+    def client(key):
+        http = httpx2.Client(trust_env=False)
+        return anthropic.Anthropic(api_key=key, base_url=url, max_retries=0, http_client=http)
+
+    with client(KEY) as ours:
+        assert ours.messages.create(**CHAT).content
+        with ours.messages.stream(**CHAT) as stream:
+            assert stream.get_final_message().usage.output_tokens <= 4
+        assert ours.messages.count_tokens(model="current", messages=CHAT["messages"]).input_tokens > 4
+        (model,) = ours.models.list()
+        assert model.display_name == model.id
+    with client(f"{KEY}x") as wrong, pytest.raises(anthropic.AuthenticationError) as refused:
+        wrong.messages.create(**CHAT)
+    assert refused.value.body["error"]["type"] == "authentication_error"
+    # in OpenAI's API a key has one place
+    answer = httpx.post(f"{url}/v1/chat/completions", headers={"x-api-key": KEY}, json=CHAT, trust_env=False)
+    assert answer.status_code == 401
 
 
 def test_what_is_only_for_the_machine_itself_is_not_there(url):

@@ -74,6 +74,14 @@ def test_tokens_are_counted_and_cost_none(stack: Any) -> None:
     assert (row["path"], row["state"], row["prompt_tokens"]) == (COUNT, "ok", None)
 
 
+def test_the_models_are_listed_for_its_sdk_too(stack: Any) -> None:
+    sdk = client(stack, stack.add_key())
+    models = list(sdk.models.list())
+    assert [model.id for model in models] == [model.display_name for model in models] == ["mock", "current"]
+    assert models[0].type == "model" and models[0].created_at.tzinfo
+    assert sdk.models.retrieve("mock").id == "mock"
+
+
 def test_the_key_may_come_in_either_header_and_only_here(stack: Any) -> None:
     key = stack.add_key()
     bearer = {"authorization": f"Bearer {key}"}
