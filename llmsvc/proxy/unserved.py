@@ -47,5 +47,5 @@ def hint(path: str, served: Collection[str]) -> str | None:
     if bare != path and bare in served:
         return f"did you mean {bare}?"
     if bare in ("", "/v1"):
-        return "this is the base of the API, for OpenAI's clients"
+        return "this is the base of the API, for OpenAI's clients and, without /v1, Anthropic's"
     return next((text for pattern, text in _ELSEWHERE if pattern.match(bare)), None)

@@ -70,7 +70,7 @@ def test_curl(ours: Any) -> None:
     assert '"content":' in run("bash", "-c", ours("curl", "bash"))
 
 
-@pytest.mark.parametrize("section", ["Python", "LangChain"])
+@pytest.mark.parametrize("section", ["Python", "Anthropic's SDK", "LangChain"])
 def test_python(ours: Any, section: str) -> None:
     assert run(sys.executable, "-c", ours(section, "python")).startswith("word0 word1")
 
@@ -84,6 +84,42 @@ def test_javascript(ours: Any, sdk: Path) -> None:
         script.unlink()
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("word0 word1")
+
+
+CLAUDE_CODE = "2.1.197"
+
+
+def test_claude_code(running: Any, tmp_path: Path, long: bool) -> None:
+    """The real one, which is a quarter of a gigabyte: fetched with --long, and used where it is there."""
+    folder = Path(os.environ.get("LLMSVC_CACHE", tmp_path), "tests", f"claude-code-{CLAUDE_CODE}")
+    package = folder / "node_modules" / "@anthropic-ai" / "claude-code"
+    if not (folder / "COMPLETE").is_file():
+        if not long:
+            pytest.skip("Claude Code is fetched with --long")
+        folder.mkdir(parents=True, exist_ok=True)
+        asked = f"@anthropic-ai/claude-code@{CLAUDE_CODE}"
+        done = node("npm", "install", "--no-audit", "--no-fund", asked, folder=folder, seconds=300)
+        if done.returncode:
+            pytest.skip(f"npm cannot fetch it: {done.stderr.strip()[-200:]}")
+        node(package / "install.cjs", folder=package, seconds=300)
+        (folder / "COMPLETE").touch()
+    code = recipe("clients.md", "Claude Code", "bash").removesuffix("claude\n")
+    code = code.replace("http://127.0.0.1:8001", running.url).replace(
+        "sk-llm-YOUR-KEY", running.add_key("coder")
+    )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "NO_PROXY": "*", "no_proxy": "*"}
+    done = subprocess.run(
+        ["bash", "-c", f"{code}exec {folder}/node_modules/.bin/claude -p 'Say hello'"],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("word0 word1")
+    assert {row["status_code"] for row in running.rows("coder", 1)} == {200}
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -73,6 +73,18 @@ def result(content: object, identity: str = "a", **more: object) -> dict[str, An
             [{"role": "assistant", "content": "x"}],
         ),
         ([("user", [])], [{"role": "user", "content": ""}]),
+        # the system speaks first, or in the user's turn
+        (
+            [("system", "s"), ("system", [text("t")]), ("user", "x")],
+            [{"role": "system", "content": "s\nt"}, {"role": "user", "content": "x"}],
+        ),
+        (
+            [("user", "x"), ("system", "s"), ("assistant", "y")],
+            [
+                {"role": "user", "content": "x\n<system-reminder>\ns\n</system-reminder>"},
+                {"role": "assistant", "content": "y"},
+            ],
+        ),
     ],
 )
 def test_messages(messages: Any, chat: Any) -> None:

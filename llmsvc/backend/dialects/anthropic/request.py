@@ -69,13 +69,18 @@ def _messages(message: object, place: str) -> Iterator[dict[str, Any]]:
     elif role == "system":
         yield {"role": "system", "content": "\n".join(_texts(content, f"{place}.content"))}
     else:
-        raise bad("must be user or assistant", f"{place}.role")
+        raise bad("must be user, assistant or system", f"{place}.role")
 
 
 def _add(messages: list[dict[str, Any]], message: dict[str, Any]) -> None:
-    """Adds a message to the conversation. Turns of one side in a row are one: many templates insist on it."""
+    """Adds a message to the conversation, as most templates insist on it: turns of one side in a row are one,
+    and the system speaks first, or in the user's turn."""
     last = messages[-1] if messages else {}
-    if message["role"] != last.get("role") or message["role"] not in ("user", "assistant"):
+    if message["role"] == "system" and last.get("role", "system") != "system":
+        # Claude Code tells the model of such tags
+        told = f"<system-reminder>\n{message['content']}\n</system-reminder>"
+        message = {"role": "user", "content": told}
+    if message["role"] != last.get("role") or message["role"] == "tool":
         messages.append(message)
         return
     last["content"] = "\n".join(text for text in (last["content"], message["content"]) if text)
