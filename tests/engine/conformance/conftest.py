@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anthropic
+import httpx2
 import openai
 import pytest
 
@@ -37,6 +39,12 @@ class Service:
         self.stack = stack
         self.key = stack.add_key()
         self.url = f"{stack.url}/v1"
+
+    def anthropic(self, key: str | None = None) -> anthropic.Anthropic:
+        http = self.stack.exits.enter_context(httpx2.Client(trust_env=False))
+        return anthropic.Anthropic(
+            base_url=self.stack.url, api_key=key or self.key, max_retries=0, http_client=http
+        )
 
     @functools.cached_property
     def openai(self) -> openai.OpenAI:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import anthropic
 import openai
 
-CLIENTS = ("openai (Python)", "openai (JavaScript)", "langchain-openai")
+CLIENTS = ("openai (Python)", "openai (JavaScript)", "langchain-openai", "anthropic (Python)")
 WORKS = "works"
 
-HEAD = """# What clients of OpenAI's API can use
+HEAD = """# What clients of OpenAI's API, and of Anthropic's, can use
 
 Made by the tests, which run each client against a real proxy with a real model (SmolLM2): do not edit.
 To make it anew:
@@ -60,6 +61,7 @@ FEATURES = (
     "embeddings on a chat model",
     "embeddings, EMBEDDING=1",
     "chat on an embedding model",
+    "tokens of a prompt, counted",
     "a wrong key",
     "an unknown model",
     "a prompt longer than the context",
@@ -80,14 +82,11 @@ class Table:
         """The body tries the feature: it works, is refused by an exception of the SDK, or the test fails."""
         try:
             yield
-        except openai.APIStatusError as error:
+        except (openai.APIStatusError, anthropic.APIStatusError) as error:
             if error.status_code >= 500:
                 raise
-            self.note(
-                client,
-                feature,
-                f"{error.status_code} `{error.code}`" if error.code else str(error.status_code),
-            )
+            code = error.code if isinstance(error, openai.APIStatusError) else error.error_code
+            self.note(client, feature, f"{error.status_code} `{code}`" if code else str(error.status_code))
         else:
             self.note(client, feature, WORKS)
 
