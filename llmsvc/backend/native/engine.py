@@ -240,9 +240,12 @@ class Engine:
                 self._moved = time.monotonic()
                 for chunk in answer.feed(event):
                     answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
+                if answer.stopped:
+                    ended = False
+                    break
                 if not job.completion_tokens:
                     budget.refuse_prompt(job, job.prompt_tokens, answers=True)
-                elif answer.stopped or (not answer.ended and (job.finishing or answer.used_up)):
+                elif not answer.ended and (job.finishing or answer.used_up):
                     ended = False
                     break
         for chunk in answer.finish():

@@ -195,6 +195,16 @@ def test_a_wait_has_pings_and_what_fails_after_one_is_an_event(make_stack: Calla
     assert [row["status_code"] for row in stack.rows("waits", 2)] == [200, 400]
 
 
+def test_a_request_is_held_until_a_model_is_ready(running: Any) -> None:
+    key = running.add_key()
+    running.stop_backend()
+    with running.http(running.served_key) as http:
+        waits = background(lambda: create(running, key))
+        wait_for(lambda: http.get("/v1/queue").json()["waiting"] == 1)
+        running.start_backend("other")
+    assert waits.result(20).model == "other"
+
+
 def test_a_stream_that_is_cut_ends_with_an_error_event(running: Any) -> None:
     """By a crash of the model, and by the stop of the proxy, once its drain time is over."""
     key = running.add_key("cut")
