@@ -211,31 +211,6 @@ remove_unused() {
     rm -rf -- "$work"
 }
 
-# choose_accel: sets $accel to what the engine is, or is to be, built for
-choose_accel() {
-    local found kind
-    found=$(detect_accel /)
-    if [ "$engine" = native ]; then
-        [ "$found" = cpu ] ||
-            step "this machine has $(gpu_words "$found"), which xllamacpp from PyPI leaves unused: docs/engines.md tells where its wheels for GPUs are"
-        # any wheelhouse has it
-        accel=native
-        [ -z "$wheelhouse" ] || accel=$(told "$wheelhouse" accel)
-    elif [ -n "$wheelhouse" ]; then
-        kind=$(told "$wheelhouse" accel)
-        [ "$kind" != native ] || die "$wheelhouse has no llama-cpp-python" "packaging/install.sh --engine native"
-        if [ "$accel" = auto ]; then
-            [ "$found" = "$kind" ] || step "this machine has $(gpu_words "$found"); the engine of $wheelhouse is for $kind"
-        elif [ "$accel" != "$kind" ]; then
-            die "the engine of $wheelhouse is for $kind, not for $accel" "packaging/wheelhouse --accel $accel DIR makes another one"
-        fi
-        accel=$kind
-    elif [ "$accel" = auto ]; then
-        accel=$found
-        [ "$accel" = cpu ] || step "this machine has $(gpu_words "$accel"): --accel $accel (--accel cpu leaves it unused)"
-    fi
-}
-
 # show_plan WHEELHOUSE: what would be done, from an environment that is thrown away if there is none yet
 show_plan() {
     local place=$release status=0
