@@ -1,4 +1,4 @@
-"""The RPM, built, looked at, installed and removed with Debian's rpm: no distribution that has it is at hand."""
+"""The RPM, built, looked at, installed and removed with Debian's rpm, for want of its own distributions."""
 
 from __future__ import annotations
 
