@@ -17,8 +17,8 @@ from installer.undo import Undo
 from llmsvc import atomic, config, env, paths
 from llmsvc.accounts import keys
 from llmsvc.config import Config
-from llmsvc.errors import ConflictError, UsageError
-from llmsvc.library import gguf, installing, sources, store
+from llmsvc.errors import ConflictError
+from llmsvc.library import gguf, installing, processor, sources, store
 from llmsvc.library.wanted import resolve
 from llmsvc.process import run
 from llmsvc.systemd import manager
@@ -48,11 +48,6 @@ class Plan:
         """The model to install and to make the default; None leaves what is there."""
         self.proxy = self.config.llama_proxy_enabled
         """False: single-key mode."""
-        if paths.PACKAGED and not self.proxy:
-            raise UsageError(
-                "the package has no units for single-key mode",
-                hint="packaging/install.sh --no-proxy sets it up",
-            )
         self.accounts = data.Accounts(self.config, options.database_password, options.key_file)
         self.files: list[WriteFile] = []
         self.units: dict[str, str] = {}
@@ -67,8 +62,9 @@ class Plan:
     def check(self) -> None:
         """Finds what would make the plan fail half-way, before anything is changed.
 
-        :raises errors.Error: a broken model file, or a port that somebody else has
+        :raises errors.Error: a wrong processor, a broken model file, a port that somebody else has
         """
+        processor.check(self.config.llama_engine)
         if self.model and isinstance(self.model.source, sources.Local):
             gguf.read_header(self.model.source.path)
         if self.proxy and not self.config.local_database:
@@ -188,9 +184,10 @@ class Plan:
         if self.model is None:
             return
         what, name = self.options.model or DEFAULT_MODEL, self.model.name
+        carried = self.options.wheelhouse and isinstance(self.model.source, sources.Pypi)
         yield Step(
             "model",
-            f"install the model {name} from {self.model.source}",
+            f"install the model {name} from {self.options.wheelhouse if carried else self.model.source}",
             lambda: installing.pending(what) is not None,
             lambda undo: self._install_model(undo, what, name),
         )

@@ -88,6 +88,11 @@ def files(facts: Facts, settings: Config = DEFAULTS) -> dict[Path, tuple[str, in
     return found
 
 
+def packaged(facts: Facts) -> dict[Path, tuple[str, int]]:
+    """The same for a package, which is for any host: what either mode needs, and starts nothing by itself."""
+    return {**files(facts), paths.UNITS / manager.SERVER_SOCKET: (ours(manager.SERVER_SOCKET), 0o644)}
+
+
 def _address(host: str) -> str | None:
     try:
         return str(ipaddress.ip_address(host))

@@ -1,4 +1,4 @@
-"""Takes away the files of ours that this release, or this mode, does without; units are stopped before."""
+"""Takes away what this release, or this mode, does without: units are stopped, and files of ours go."""
 
 from __future__ import annotations
 
@@ -19,15 +19,27 @@ def actions(manifest: Manifest, wanted: set[str]) -> Iterator[Action]:
     :param wanted: paths of the files that stay
     """
     files = [Path(path) for path in sorted(manifest.written) if path not in wanted]
-    units = [file.name for file in files if file.parent == paths.UNITS and "@" not in file.name]
-    yield Step(
+    yield _stopping([file.name for file in files if file.parent == paths.UNITS and "@" not in file.name])
+    for file in files:
+        yield Step("file", f"remove {file}", lambda: True, _Remove(manifest, file))
+
+
+def other_mode(*, proxy: bool) -> Action:
+    """The units of the other mode, where a package brings those of both.
+
+    :param proxy: whether the mode is the one with the proxy
+    """
+    mine = services.at_boot(proxy=proxy)
+    return _stopping([name for name in services.at_boot(proxy=not proxy) if name not in mine])
+
+
+def _stopping(units: list[str]) -> Action:
+    return Step(
         "unit",
         f"stop and disable {', '.join(units)}",
         lambda: any(unit.active or unit.enabled for unit in services.units(units).values()),
         lambda undo: _stop(undo, units),
     )
-    for file in files:
-        yield Step("file", f"remove {file}", lambda: True, _Remove(manifest, file))
 
 
 def _stop(undo: Undo, names: list[str]) -> None:

@@ -57,6 +57,8 @@ class Starting:
     def actions(self) -> Iterator[Action]:
         """Switches to the release and lets systemd do the rest; a proxy that restarts loses no request."""
         retired = [*retire.actions(self.manifest, {str(file.path) for file in self.files})]
+        if paths.PACKAGED:
+            retired.append(retire.other_mode(proxy=self.proxy))
         yield from retired
         if not paths.PACKAGED:
             yield Link(paths.VENV, Path(self.release), self.manifest)

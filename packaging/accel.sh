@@ -34,6 +34,31 @@ gpu_words() {
     esac
 }
 
+# choose_accel: sets $accel to what the engine is, or is to be, built for, by the options of install.sh
+choose_accel() {
+    local found kind
+    found=$(detect_accel /)
+    if [ "$engine" = native ]; then
+        [ "$found" = cpu ] ||
+            step "this machine has $(gpu_words "$found"), which xllamacpp from PyPI leaves unused: docs/engines.md tells where its wheels for GPUs are"
+        # any wheelhouse has it
+        accel=native
+        [ -z "$wheelhouse" ] || accel=$(told "$wheelhouse" accel)
+    elif [ -n "$wheelhouse" ]; then
+        kind=$(told "$wheelhouse" accel)
+        [ "$kind" != native ] || die "$wheelhouse has no llama-cpp-python" "packaging/install.sh --engine native"
+        if [ "$accel" = auto ]; then
+            [ "$found" = "$kind" ] || step "this machine has $(gpu_words "$found"); the engine of $wheelhouse is for $kind"
+        elif [ "$accel" != "$kind" ]; then
+            die "the engine of $wheelhouse is for $kind, not for $accel" "packaging/wheelhouse --accel $accel DIR makes another one"
+        fi
+        accel=$kind
+    elif [ "$accel" = auto ]; then
+        accel=$found
+        [ "$accel" = cpu ] || step "this machine has $(gpu_words "$accel"): --accel $accel (--accel cpu leaves it unused)"
+    fi
+}
+
 # prebuilt_engine ACCEL VERSION DIR: puts the wheel of exactly this version into DIR, if the index has one for a CUDA that
 # is installed here and that the driver can run. pip must be in PATH. Status 1: there is none.
 prebuilt_engine() {

@@ -25,6 +25,9 @@ die() {
     exit 1
 }
 
+# where apt_install takes packages from, if not from where this machine does
+apt_options=()
+
 # apt_install PACKAGE...: installs those that are missing
 apt_install() {
     local missing=() package
@@ -40,15 +43,19 @@ apt_install() {
     export DEBIAN_FRONTEND=noninteractive
     # An old list names files that the mirror no longer has; one update per run is enough.
     if [ -z "${apt_updated:-}" ]; then
-        apt-get update -q >"$work/apt.log" 2>&1 || {
+        apt-get "${apt_options[@]}" update -q >"$work/apt.log" 2>&1 || {
             tail -n 5 "$work/apt.log" >&2
-            die "apt-get update failed" "is the network up? --wheelhouse DIR needs none, with these packages installed: $*"
+            die "apt-get update failed" "is the network up? --wheelhouse DIR needs none: packaging/wheelhouse --suite makes one with all packages"
         }
         apt_updated=yes
     fi
-    apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "${missing[@]}" </dev/null >"$work/apt.log" 2>&1 || {
+    apt-get "${apt_options[@]}" -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "${missing[@]}" </dev/null >"$work/apt.log" 2>&1 || {
         tail -n 15 "$work/apt.log" >&2
-        die "apt-get could not install ${missing[*]}" "without a network these must be installed before, --wheelhouse does not hold them"
+        if [ ${#apt_options[@]} -gt 0 ]; then
+            die "apt-get could not install ${missing[*]} from the wheelhouse" \
+                "if this machine has newer packages than the wheelhouse, make that again: packaging/wheelhouse --suite"
+        fi
+        die "apt-get could not install ${missing[*]}" "is the network up? packaging/wheelhouse --suite makes a wheelhouse that holds them"
     }
 }
 
@@ -60,13 +67,6 @@ quietly() {
         tail -n 25 "$log" >&2
         die "$(basename -- "$1") failed"
     }
-}
-
-# wheelhouse_key ACCEL [MODEL...]: names what a wheelhouse is made of; needs $python
-wheelhouse_key() {
-    local kind=${1#cpu}
-    shift
-    { "$python" -V && printf '%s' "$kind" && cat "$root"/packaging/*.lock && for model; do cat "$root/models/$model.toml"; done; } | sha256sum | cut -c1-16
 }
 
 # find_python: the distribution's own, for the services must survive whatever a user has in PATH

@@ -6,6 +6,10 @@ set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 # shellcheck source=packaging/accel.sh
 . "$root/packaging/accel.sh"
+# shellcheck source=packaging/wheelhouse.d/engine.sh
+. "$root/packaging/wheelhouse.d/engine.sh"
+# shellcheck source=packaging/wheelhouse.d/contents.sh
+. "$root/packaging/wheelhouse.d/contents.sh"
 
 usage() {
     cat <<'T'
@@ -14,7 +18,8 @@ usage: sudo packaging/install.sh [--wheelhouse DIR] [--sandbox] [OPTION OF llmsv
 Installs llmsvc on this machine and ends with an API key and a curl line that works. Run it again at any time: it
 changes only what is not as it should be.
 
-  --wheelhouse DIR   take every package and model from DIR, made by packaging/wheelhouse; no network is used
+  --wheelhouse DIR   take every package and model from DIR, made by packaging/wheelhouse; no network is used (made with
+                     --suite, it also holds what is missing from apt)
   --sandbox          set it all up in a throwaway machine (packaging/sandbox), its port on this host's loopback;
                      the default where systemd is not PID 1
   --accel WHAT       the engine for a GPU: cuda, rocm, vulkan, cpu, or auto (the default): for the GPU that is found, after
@@ -168,7 +173,7 @@ pinned() {
 name_release() {
     local from=$1 version content
     version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/llmsvc/__init__.py")
-    content=$({ cat "$from/COMPLETE" && echo "$engine" && cd "$root" &&
+    content=$({ grep -E '^(release|python|accel|engine|instructions)=' "$from/WHEELHOUSE" && echo "$engine" && cd "$root" &&
         find llmsvc installer units templates models docs pyproject.toml README.md -type f ! -name '*.pyc' -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-8)
     release=/opt/llmsvc/releases/$version-$content
@@ -206,31 +211,6 @@ remove_unused() {
     rm -rf -- "$work"
 }
 
-# choose_accel: sets $accel to what the engine is, or is to be, built for
-choose_accel() {
-    local found kind
-    found=$(detect_accel /)
-    if [ "$engine" = native ]; then
-        [ "$found" = cpu ] ||
-            step "this machine has $(gpu_words "$found"), which xllamacpp from PyPI leaves unused: docs/engines.md tells where its wheels for GPUs are"
-        # any wheelhouse has it
-        accel=native
-        [ -z "$wheelhouse" ] || accel=$(cat "$wheelhouse/ACCEL" 2>/dev/null || echo cpu)
-    elif [ -n "$wheelhouse" ]; then
-        kind=$(cat "$wheelhouse/ACCEL" 2>/dev/null || echo cpu)
-        [ "$kind" != native ] || die "$wheelhouse has no llama-cpp-python" "packaging/install.sh --engine native"
-        if [ "$accel" = auto ]; then
-            [ "$found" = "$kind" ] || step "this machine has $(gpu_words "$found"); the engine of $wheelhouse is for $kind"
-        elif [ "$accel" != "$kind" ]; then
-            die "the engine of $wheelhouse is for $kind, not for $accel" "packaging/wheelhouse --accel $accel DIR makes another one"
-        fi
-        accel=$kind
-    elif [ "$accel" = auto ]; then
-        accel=$found
-        [ "$accel" = cpu ] || step "this machine has $(gpu_words "$accel"): --accel $accel (--accel cpu leaves it unused)"
-    fi
-}
-
 # show_plan WHEELHOUSE: what would be done, from an environment that is thrown away if there is none yet
 show_plan() {
     local place=$release status=0
@@ -264,19 +244,24 @@ main() {
     # what this machine has already stays as it is
     if [ -z "$engine" ] && grep -qs '^LLAMA_ENGINE="\?native' /etc/llmsvc/config.env; then engine=native; fi
     engine=${engine:-llama-cpp-python}
-    install_packages
+    if [ -n "$wheelhouse" ]; then
+        check_wheelhouse "$wheelhouse"
+        use_debs "$wheelhouse"
+    fi
     local from=$wheelhouse release kind
     choose_accel
+    install_packages
     if [ -z "$from" ]; then
-        from=$cache/wheelhouse/$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-        [ "$accel" = cpu ] || from=$from-$accel
-        [ -z "$dry_run" ] || [ "$(cat "$from/COMPLETE" 2>/dev/null)" = "$(wheelhouse_key "$accel")" ] || not_all_known
-        if [ "$engine" = native ]; then kind=--engine=native; else kind=--accel=$accel; fi
-        "$root/packaging/wheelhouse" --no-models "$kind" ${yes:+--yes} "$from"
-    elif kind=$(cat "$from/ACCEL" 2>/dev/null || echo cpu) &&
-        [[ $(cat "$from/COMPLETE") != @($(wheelhouse_key "$kind")|$(wheelhouse_key "$kind" smollm2 gemma3)) ]]; then
-        die "$from was made for another release of llmsvc, or for another Python than $("$python" -V)" \
-            "make a new one there: packaging/wheelhouse DIR"
+        kind=$accel
+        [ "$kind" != cpu ] || kind=this-machine
+        from=$cache/wheelhouse/python$(python_version)-$kind
+        [ -z "$dry_run" ] || is_complete "$from" "$(contents this "$accel" '' "$(python_version)")" || not_all_known
+        kind=--accel=$accel
+        [ "$engine" != native ] || kind=--engine=native
+        "$root/packaging/wheelhouse" --no-models --this-machine "$kind" ${yes:+--yes} "$from"
+    elif [ "$(told "$from" python)" != "$(python_version)" ]; then
+        # where there was no Python when it was checked
+        die "$from is for Python $(told "$from" python), and $python is $(python_version)" "make one there, or with --suite"
     fi
     name_release "$from"
     [ -z "$wheelhouse" ] || options+=(--wheelhouse "$wheelhouse")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from installer.doctor.finding import REPAIR, Finding, error
 from installer.doctor.host import Host
 from llmsvc import paths
-from llmsvc.errors import UnavailableError
+from llmsvc.errors import Error, UnavailableError
+from llmsvc.library import processor, settings
 from llmsvc.process import run
 
 HIDDEN = tuple(Path(place) for place in ("/home", "/root", "/run/user"))
@@ -43,6 +45,7 @@ def check(host: Host) -> Iterator[Finding]:
             )
             return
     yield from _version(release, python)
+    yield from _processor(host)
     yield from _writable(release, interpreter)
 
 
@@ -63,6 +66,24 @@ def _version(release: Path, python: Path) -> Iterator[Finding]:
             f"no service can start again; the packages in {release} are for {made_for}",
             REPAIR,
         )
+
+
+def _processor(host: Host) -> Iterator[Finding]:
+    """Whether the engines that models name can run here."""
+    named = {host.config.llama_engine}
+    for name in host.models:
+        with contextlib.suppress(Error):
+            named.add(settings.load(name)["ENGINE"])
+    for engine in sorted(named):
+        try:
+            processor.check(engine)
+        except Error as problem:
+            yield error(
+                "processor",
+                problem.message,
+                "a model with that engine ends by SIGILL as soon as it loads",
+                problem.hint or REPAIR,
+            )
 
 
 def _writable(release: Path, interpreter: Path) -> Iterator[Finding]:

@@ -16,6 +16,8 @@ from llmsvc.backend.answers import Events
 from llmsvc.backend.bodies import Model, Request
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.loading import Progress
+from llmsvc.errors import Error
+from llmsvc.library import processor
 from llmsvc.library.gguf import Header
 from llmsvc.library.settings import ModelSettings
 
@@ -106,6 +108,10 @@ def load(
     :raises SettingError, ModelError: no restart can mend it
     :raises Error: a want of memory, or trouble with a GPU
     """
+    try:
+        processor.check(settings["ENGINE"])
+    except Error as error:
+        raise settings.error("ENGINE", error.message, error.hint) from None
     # each imports what the other does not need, and may not have installed
     if settings["ENGINE"] == "native":
         from llmsvc.backend.native import engine as native

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmsvc import config, paths
 from llmsvc.errors import Error
-from llmsvc.library import fit, gguf, memory, records, settings, sources, store
+from llmsvc.library import fit, gguf, memory, processor, records, settings, sources, store
 
 UNTOUCHED = "the model that runs was not touched"
 _FORCE = "--force starts it all the same"
@@ -29,6 +29,7 @@ def check(
         # a bad value in there would keep this model, and the one to go back to, from starting
         config.load(paths.CONFIG_ENV)
         loaded = settings.load(name)
+        processor.check(loaded["ENGINE"])
         header = gguf.read_header(loaded.model)
     except Error as error:
         _explain(error, UNTOUCHED)

@@ -17,7 +17,7 @@ _TIMER = """\
 # Written by `llmsvc model schedule`, which adds, lists and removes times.
 [Unit]
 Description=Times at which {name} becomes the running model
-Documentation=file:/opt/llmsvc/venv/share/doc/llmsvc/docs/models.md
+Documentation=man:llmsvc(1)
 
 [Timer]
 {times}

@@ -18,6 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llmsvc.backend.llama_cpp_python import internals
+
 MODELS = Path(os.environ.get("LLMSVC_TEST_MODELS", "/var/cache/llmsvc/models"))
 ENGINES = ("llama-cpp-python", "native")
 LAUNCH = Path(__file__).with_name("launch.py")
@@ -135,6 +137,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def engine(request: pytest.FixtureRequest) -> str:
     """Each engine in turn; a test that is for one only is marked so: @pytest.mark.engine(NAME)."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels() -> None:
+    """What the backend does before it loads a model; for tests that load one themselves."""
+    internals.load_kernels()
 
 
 @pytest.fixture(scope="session")

@@ -139,6 +139,15 @@ def test_9_texts_are_mended_where_the_grammar_allows_more_than_json(llama):
     assert grammars.made(llama._model.vocab, text, "x")
 
 
+def test_10_the_kernels_are_loaded_from_beside_the_library():
+    internals.load_kernels()
+    library = llama_cpp.llama_cpp._lib
+    found = library.ggml_backend_reg_count()
+    assert found >= 1
+    internals.load_kernels()
+    assert library.ggml_backend_reg_count() == found
+
+
 def test_every_setting_of_the_engine_is_ours_too_or_refused_with_a_reason():
     theirs = {
         name.upper()

@@ -30,10 +30,8 @@ runuser -u postgres -- psql -Atc "select rolname from pg_roles where rolname ~ '
 def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A suite, and a directory with its package and what a minimal server lacks for it."""
     suite = request.param
-    if suite != SUITES[0] and not request.config.getoption("--long"):
-        pytest.skip("the other suite with --long")
     # to try something out, without the minutes that a build takes
-    if built := os.environ.get("LLMSVC_TEST_DEB"):
+    if built := os.environ.get(f"LLMSVC_TEST_DEB_{suite.upper()}"):
         folder = tmp_path_factory.mktemp(suite) / "copy"
         shutil.copytree(built, folder)
         return suite, folder
@@ -114,6 +112,20 @@ def test_a_package_from_apt_to_purge(package: tuple[str, Path], server: Machine)
         "_comp_load llmsvc 2>/dev/null || _completion_loader llmsvc; complete -p llmsvc"
     )  # fmt: skip
 
+    # the other mode, and back: what differs is in drop-ins, and the package's units stay
+    server.exec("llmsvc", "install", "--no-proxy", "--key-file", "/root/one.key", seconds=300)
+    assert server.states(*UNITS, "llama-server.socket") == ["inactive", "inactive", "active", "active"]
+    assert "nothing to do" in server.out("llmsvc", "install")
+    assert json.loads(server.exec("llmsvc", "doctor", "--json", check=False).stdout)["findings"] == []
+    asked = ("curl", "-sS", "http://127.0.0.1:8000/v1/chat/completions", "-d", json.dumps(body), "-H")
+    key = server.out("cat", "/root/one.key")
+    assert '"choices"' in server.out(*asked, f"Authorization: Bearer {key}")
+    assert '"choices"' not in server.out(*asked, "Authorization: Bearer sk-llm-other")
+    server.exec("llmsvc", "install", "--proxy", seconds=300)
+    assert server.states(*UNITS, "llama-server.socket") == [*["active"] * 3, "inactive"]
+    assert "nothing to do" in server.out("llmsvc", "install")
+    assert server.post("/v1/chat/completions", body, server.key()).status_code == 200
+
     # upgraded under load: no request is lost, and the new version runs
     before = server.out("systemctl", "show", "-P", "InvocationID", *UNITS).split()
     load = Load(server, [server.add_user("load", "--rate-limit", "1000000")], clients=4)
@@ -133,6 +145,6 @@ def test_a_package_from_apt_to_purge(package: tuple[str, Path], server: Machine)
 
     # purged: nothing of ours is left but its users, as packages leave them
     apt(server, "purge", "llmsvc")
-    server.exec("rm", "/root/llmsvc.key")
+    server.exec("rm", "/root/llmsvc.key", "/root/one.key")
     left = server.shell(OURS).stdout.split()
     assert [path for path in left if "/dpkg/" not in path and "/var/log" not in path] == []

@@ -15,9 +15,11 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = (
     "packaging/install.sh",
     "packaging/wheelhouse",
+    "packaging/wheelhouse.d/debs",
     "packaging/sandbox",
     "packaging/deb",
     "packaging/payload",
+    "packaging/rpm/check",
     *(f"packaging/debian/{name}" for name in ("build", "depends", "preinst", "postinst", "prerm", "postrm")),
     "tests/run",
     "tests/machine/snapshot",

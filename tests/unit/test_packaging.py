@@ -29,7 +29,7 @@ def test_rpm_understands_the_spec_and_its_version_is_ours() -> None:
 @pytest.mark.parametrize("script", [DEBIAN / "prerm", SPEC])
 def test_a_removal_disables_what_an_installation_enables(script: Path) -> None:
     enabled = {name for name in render.FIXED if "WantedBy=" in render.ours(name)}
-    enabled |= {"auth-proxy.service"}
+    enabled |= {"auth-proxy.service", "llama-server.socket"}
     assert enabled <= set(re.findall(r"[\w-]+\.(?:socket|service|path|timer)", script.read_text()))
 
 

@@ -62,6 +62,7 @@ class Engine:
         self._vocabulary: concurrent.futures.Future[Vocabulary] | None = None
         self._log = Log(gpu_lost)
         internals.log_to(self._log.receive)
+        internals.load_kernels()
         options.check_chat_format(settings)
         internals.silence()
         self._log.start()

@@ -14,6 +14,8 @@ No other module knows any. What both reach into, and why; each has a test in tes
  8. `LlamaChatCompletionHandlerRegistry._chat_handlers`, `Llama._chat_handlers`: the chat formats there are;
     a handler asks the Llama that it gets for tokens first, then for a completion.
  9. `json_schema_to_gbnf`: the rule that it calls `root` is the schema's.
+10. `llama_cpp._lib`, `_base_path`: a wheel for several processors has its kernels where llama.cpp does not
+    look. The library of `_ggml` is another copy of the file, and knows of none.
 """
 
 from __future__ import annotations
@@ -34,6 +36,17 @@ _FOREVER: list[object] = []
 def module(name: str) -> Any:
     """A module, imported only when the environment is clean."""
     return importlib.import_module(name)
+
+
+def load_kernels() -> None:
+    """Has llama.cpp choose the best of the kernels that it was compiled with for this processor.
+
+    Does nothing where there is no choice, as where it was compiled for this machine alone. By itself it would
+    look for them beside the Python interpreter, and in the current directory.
+    """
+    bindings = module("llama_cpp.llama_cpp")
+    if bindings._lib.ggml_backend_reg_count() == 0:
+        bindings._lib.ggml_backend_load_all_from_path(str(bindings._base_path).encode())
 
 
 def chat_formats() -> dict[str, Any]:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from installer import package, render
+from installer import package, render, services
 from installer.facts import Facts
-from llmsvc import paths
+from llmsvc import config, env, paths
 
 
-def units(gpu: str, systemd: int = 252) -> dict[str, str]:
-    return render.units(Facts(systemd=systemd, gpu=gpu, release=""))
+def units(gpu: str, systemd: int = 252, **settings: str) -> dict[str, str]:
+    entries = {key: env.Entry(key, value, 1) for key, value in settings.items()}
+    wanted = config.parse(entries, paths.CONFIG_ENV)
+    return render.units(Facts(systemd=systemd, gpu=gpu, release=""), wanted)
 
 
 def merged(unit: str, lines: list[str]) -> dict[tuple[str, str], list[str]]:
@@ -36,6 +38,33 @@ def test_a_gpu_is_let_through_by_a_drop_in(gpu: str) -> None:
     assert merged(base, lines) == package._parse(wanted)
     assert 0 < len(lines) < 12
     assert package.difference(wanted, wanted) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"LLAMA_PROXY_ENABLED": "0"},
+        {"POSTGRES_AUTH_HOST": "db.example.org", "POSTGRES_AUTH_SSLMODE": "verify-full"},
+        {"POSTGRES_AUTH_HOST": "192.0.2.7"},
+    ],
+    ids=["single-key", "database by name", "database by address"],
+)
+def test_every_mode_is_a_drop_in(settings: dict[str, str]) -> None:
+    base, wanted = units("none"), units("none", **settings)
+    assert base.keys() == wanted.keys() and base != wanted
+    for name, text in wanted.items():
+        assert merged(base[name], package.difference(base[name], text)) == package._parse(text)
+
+
+def test_a_package_has_the_units_of_both_modes() -> None:
+    host = Facts(systemd=252, gpu="none", release="")
+    names = {path.name for path in render.packaged(host)}
+    one_key = config.parse(
+        {"LLAMA_PROXY_ENABLED": env.Entry("LLAMA_PROXY_ENABLED", "0", 1)}, paths.CONFIG_ENV
+    )
+    assert {path.name for path in render.files(host, one_key)} <= names
+    for proxy in (True, False):
+        assert set(services.at_boot(proxy=proxy)) <= names
 
 
 @pytest.mark.parametrize(

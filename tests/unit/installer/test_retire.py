@@ -72,3 +72,23 @@ def test_nothing_to_retire_is_nothing_to_do(host: tuple[Path, Manifest, list[str
     for name in ("a.service", "a.socket"):
         manifest.forget(units / name)
     assert not [a for a in due(manifest, units) if a.kind == "file"]
+
+
+@pytest.mark.parametrize(
+    ("proxy", "gone"),
+    [
+        (True, "llama-server.socket"),
+        (False, "auth-proxy.socket llmsvc-prune.timer auth-proxy.service"),
+    ],
+)
+def test_a_package_keeps_the_units_of_the_other_mode_but_does_not_run_them(
+    host: tuple[Path, Manifest, list[str]], undo: Undo, proxy: bool, gone: str
+) -> None:
+    units, _, did = host
+    for name in gone.split():
+        (units / name).write_text("[Install]\nWantedBy=multi-user.target\n")
+    action = retire.other_mode(proxy=proxy)
+    assert action.due()
+    action.apply(undo)
+    assert did == [f"stop {gone}", f"disable -q {gone}"]
+    assert set(gone.split()) <= {path.name for path in units.iterdir()}

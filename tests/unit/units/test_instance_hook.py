@@ -168,6 +168,13 @@ def test_a_crash_after_ready_is_noted_and_the_restart_left_to_systemd(hook: Hook
     assert len(hook.said) == 1 and "SIGSEGV" in hook.said[0]
 
 
+@pytest.mark.parametrize("how", ["killed", "dumped"])
+def test_an_engine_for_another_processor_is_called_so(hook: Hook, how: str) -> None:
+    hook("stopped", "m", result="signal", ended=(how, "ILL"))
+    assert hook.called() == [GIVEN_UP]
+    assert len(hook.said) == 1 and "compiled for a newer processor" in hook.said[0]
+
+
 def test_a_model_that_crashes_often_is_given_up(hook: Hook) -> None:
     for number in range(5):
         assert hook.called() == [], number
