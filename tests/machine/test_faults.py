@@ -50,16 +50,13 @@ TASKS: dict[str, dict[str, Any]] = {
         "release": "newer",
         "command": "install --model gemma3 --listen 127.0.0.1:8001 --listen /run/llmsvc.sock",
         "back": INSTALLED,
-        "sample": {
-            "bookworm": [["systemctl-once", "line", 0.9], ["no-room-for-ever", "undo", 0.9]],
-            "trixie": [["read-only", "line", 0.6], ["program-outlives", "call", 0.5]],
-        },
+        "sample": {"bookworm": [["systemctl-once", "line", 0.9], ["no-room-for-ever", "undo", 0.9]]},
     },
     "to single-key mode": {
         "release": "other",
         "command": "install --no-proxy",
         "back": INSTALLED,
-        "sample": {"bookworm": [["kill", "call", 0.7]], "trixie": [["systemctl-for-ever", "line", 0.9]]},
+        "sample": {"trixie": [["program-outlives", "call", 0.7]]},
     },
     "back from single-key mode": {
         "release": "other",
@@ -77,7 +74,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "release": "",
         "command": "uninstall --purge --yes",
         "back": INSTALLED,
-        "sample": {"bookworm": ["program-fails", 5], "trixie": ["program-outlives", 7]},
+        "sample": {"trixie": ["program-fails", 7]},
     },
 }
 """What is done, on which machine; the faults of a normal run."""
