@@ -70,7 +70,8 @@ def port(config: Config, *, expected: bool) -> int:
         raise Error(
             f"the database {config.postgres_auth_db} is in no running PostgreSQL; "
             f"the cluster {old.version} {old.name} is {old.status}",
-            hint=f"{lacking}pg_upgradecluster {old.version} {old.name}; then run this again",
+            hint=f"{lacking}pg_ctlcluster {old.version} {old.name} start; then run this again. "
+            "docs/upgrading.md tells how its data get into a newer version",
         )
     if expected:
         ports = ", ".join(f"{cluster.version} {cluster.name} on port {cluster.port}" for cluster in online)

@@ -126,7 +126,8 @@ def test_whatever_fails_at_whichever_step_the_host_is_as_before_or_the_next_run_
         seconds=4 * 3600 if long else 600,
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(answers) > len(sample or ()) // 2
+    if not long:
+        assert len(answers) == (1 + len(sample) if task["release"] else 1)
     for answer in answers:
         check(answer)
     seconds = sum(answer.get("seconds", 0) for answer in answers)

@@ -76,8 +76,8 @@ def test_a_database_that_moved_is_followed(host: Host) -> None:
 @pytest.mark.parametrize(
     ("status", "hint"),
     [
-        ("down", "pg_upgradecluster 15 main; then"),
-        ("down,binaries_missing", "has none); pg_upgradecluster 15 main"),
+        ("down", "pg_ctlcluster 15 main start; then"),
+        ("down,binaries_missing", "has none); pg_ctlcluster 15 main start"),
     ],
 )
 def test_no_empty_database_is_made_where_the_old_one_only_does_not_run(
