@@ -61,11 +61,26 @@ def port(config: Config, *, expected: bool) -> int:
         return configured
     if expected and (down := [cluster for cluster in found if not cluster.online]):
         old = down[0]
-        lacking = f"apt-get install postgresql-{old.version}; " if "binaries_missing" in old.status else ""
+        # of a distribution upgrade; the new release does not have the package any more
+        lacking = (
+            f"apt-get install postgresql-{old.version} (from the release before, if this one has none); "
+            if "binaries_missing" in old.status
+            else ""
+        )
         raise Error(
             f"the database {config.postgres_auth_db} is in no running PostgreSQL; "
             f"the cluster {old.version} {old.name} is {old.status}",
-            hint=f"{lacking}pg_upgradecluster {old.version} {old.name}; then run this again",
+            hint=f"{lacking}pg_ctlcluster {old.version} {old.name} start; then run this again. "
+            "docs/upgrading.md tells how its data get into a newer version",
+        )
+    if expected:
+        ports = ", ".join(f"{cluster.version} {cluster.name} on port {cluster.port}" for cluster in online)
+        raise Error(
+            f"the database {config.postgres_auth_db}, which was made here, is in no PostgreSQL of this "
+            f"machine any more ({ports})",
+            hint="bring the cluster back that had it; or begin with an empty one, which 'llmsvc db restore' "
+            "fills from a backup: run this again with --database "
+            f"'postgresql:///{config.postgres_auth_db}?port={online[0].port}'",
         )
     return configured if any(cluster.port == configured for cluster in online) else online[0].port
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from installer.actions import Action, Step
 from llmsvc.errors import UnavailableError
-from llmsvc.process import PATH, run
+from llmsvc.process import PATH, run, undisturbed
 
 _PROGRAMS = {"postgresql": "pg_lsclusters", "polkitd": "pkaction"}
 """A program of each package: also one of another name, or built by hand, will do."""
@@ -25,7 +25,7 @@ def actions(wanted: Sequence[str]) -> Iterator[Action]:
         "package",
         f"install the packages {', '.join(lacking)}",
         lambda: bool(lacking),
-        lambda _undo: _install(lacking),
+        lambda _undo: _undisturbed_install(lacking),
     )
 
 
@@ -44,6 +44,12 @@ def missing(package: str) -> bool:
     if package == _OPENMP:
         return ctypes.util.find_library("gomp") is None
     return not shutil.which(_PROGRAMS[package], path=PATH)
+
+
+def _undisturbed_install(packages: list[str]) -> None:
+    # a dpkg that is cut off leaves packages half installed, and every other one refused
+    with undisturbed():
+        _install(packages)
 
 
 def _install(packages: list[str]) -> None:

@@ -41,7 +41,9 @@ class Plan:
         self.facts = facts
         self.options = options
         self.manifest = Manifest()
-        self.config_text = wanted.with_port(wanted.config_text(options), self.manifest)
+        self.config_text = wanted.with_port(
+            wanted.config_text(options), self.manifest, named=options.database is not None
+        )
         self.config: Config = config.parse(env.parse(self.config_text, paths.CONFIG_ENV), paths.CONFIG_ENV)
         what = options.model or (None if store.default_model() else DEFAULT_MODEL)
         self.model = resolve(what) if what else None

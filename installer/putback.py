@@ -37,9 +37,12 @@ def _file(directory: Path, entry: Entry) -> None:
         temporary.symlink_to(entry["link"])
     elif "copy" in entry:
         copy = directory / entry["copy"]
-        shutil.copy2(copy, temporary)
-        shutil.chown(temporary, copy.stat().st_uid, copy.stat().st_gid)
-        sync(temporary)
+        try:
+            temporary.hardlink_to(copy)  # takes no room on a disk that is full
+        except OSError:
+            shutil.copy2(copy, temporary)
+            shutil.chown(temporary, copy.stat().st_uid, copy.stat().st_gid)
+            sync(temporary)
     else:
         path.unlink(missing_ok=True)
         return

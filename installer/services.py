@@ -16,6 +16,8 @@ POSTGRESQL = "postgresql.service"
 WATCH = ("llmsvc-models.path", "llmsvc-models.service", "llmsvc-models-reload.service")
 """What makes changes in models.d known to systemd; the first is enabled."""
 PRUNE = "llmsvc-prune.timer"
+SLICES = (manager.SLICE, "llmsvc.slice")
+"""Of the backends; the second is made by systemd, above the first."""
 _ALL = (manager.SOCKET, manager.PROXY, manager.SERVER_SOCKET, WATCH[0], PRUNE)
 
 
@@ -56,7 +58,7 @@ def units(names: Sequence[str]) -> dict[str, Unit]:
 def snapshot() -> dict[str, Any]:
     """What runs now, fit for JSON; for return_to()."""
     model = manager.active_model()
-    names = [*_ALL, POSTGRESQL, *([manager.unit(model)] if model else [])]
+    names = [*_ALL, *SLICES, POSTGRESQL, *([manager.unit(model)] if model else [])]
     return {"model": model, "runs": {name: unit.run for name, unit in units(names).items()}}
 
 
@@ -70,7 +72,7 @@ def return_to(before: Mapping[str, Any]) -> None:
     runs: dict[str, str] = before["runs"]
     now = units(list(runs))
     stop([name for name, unit in now.items() if unit.active and not runs[name]])
-    again = [name for name, was in runs.items() if was and now[name].run != was]
+    again = [name for name, was in runs.items() if was and now[name].run != was and name not in SLICES]
     model = before["model"]
     if manager.SERVER_SOCKET in again:
         stop([state.unit for state in manager.instances()])

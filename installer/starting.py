@@ -19,7 +19,10 @@ from llmsvc.library import store
 from llmsvc.process import run
 from llmsvc.systemd import manager
 
-BY_SERVICES = (paths.PROXY_STATE, paths.GOOD_MODELS, paths.RUN, paths.PROXY_STATUS.parent, paths.PRUNE_STAMP)
+BY_SERVICES = (
+    *(paths.PROXY_STATE, paths.GOOD_MODELS, paths.USED_MODELS),
+    *(paths.RUN, paths.PROXY_STATUS.parent, paths.PRUNE_STAMP),
+)
 """What the services themselves, and systemd for them, make."""
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from installer import putback, services
-from llmsvc import paths
+from llmsvc import paths, process
 from llmsvc.database import provision
 from llmsvc.errors import Error
 
@@ -189,7 +189,8 @@ def transaction(report: Callable[[str], None]) -> Iterator[Undo]:
         with _signals_as_ctrl_c():
             yield undo
     except BaseException as failure:
-        with _signals_ignored():
+        # one that comes meanwhile is heard: we end anyway
+        with contextlib.suppress(KeyboardInterrupt), process.undisturbed():
             report("putting back what was changed")
             try:
                 undo.put_back(report)
@@ -210,7 +211,7 @@ def recover(report: Callable[[str], None]) -> bool:
     if not undo.pending:
         return False
     report("an installation before this one did not end: putting back what it changed")
-    with _signals_ignored():
+    with process.undisturbed():
         undo.put_back(report)
     return True
 
@@ -226,21 +227,9 @@ def _signals_as_ctrl_c() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with _handlers(interrupt, signal.SIGTERM, signal.SIGHUP):
-        yield
-
-
-@contextlib.contextmanager
-def _signals_ignored() -> Iterator[None]:
-    with _handlers(lambda *_: None, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        yield
-
-
-@contextlib.contextmanager
-def _handlers(handler: Callable[..., None], *signals: signal.Signals) -> Iterator[None]:
-    before = [signal.signal(number, handler) for number in signals]
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        for number, old in zip(signals, before, strict=True):
+        for number, old in before.items():
             signal.signal(number, old)

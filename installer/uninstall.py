@@ -27,8 +27,6 @@ from llmsvc.systemd import manager, schedule
 _RUN = (paths.RUN, paths.RUN_INSTANCES, paths.PROXY_STATUS.parent, Path("/run/llmsvc-retry"))
 _OURS = ("auth-proxy.*", "llama-server*.service", "llama-server.socket", "llmsvc-*")
 """Patterns of our units."""
-_SLICE = "llmsvc.slice"
-"""systemd makes it, above llmsvc-backend.slice."""
 _CACHE = Path("/var/cache/llmsvc")
 
 
@@ -93,7 +91,7 @@ def _units(manifest: Manifest) -> Iterator[Removal]:
     if running:
         # the socket first: a request would start the proxy again
         running.sort(key=lambda name: not name.endswith((".socket", ".path", ".timer")))
-        running.append(_SLICE)
+        running.append(services.SLICES[1])
         yield Removal(f"stop {', '.join(running)}", partial(run, ["systemctl", "stop", *running]))
     if enabled := [name for name, unit in found.items() if unit.enabled]:
         yield Removal(f"disable {', '.join(enabled)}", partial(services.disable, enabled))

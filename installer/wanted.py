@@ -35,15 +35,16 @@ def config_text(options: Options) -> str:
     return render.config_env(values) if text is None else env.set_values(text, values)
 
 
-def with_port(text: str, manifest: Manifest) -> str:
+def with_port(text: str, manifest: Manifest, *, named: bool) -> str:
     """The text of config.env with the port of the cluster that has our database, where that is another one.
 
+    :param named: the admin has just said which one; it may have none yet
     :raises Error: it is in a cluster that does not run
     """
     settings = config.parse(env.parse(text, paths.CONFIG_ENV), paths.CONFIG_ENV)
     if not settings.llama_proxy_enabled or not settings.local_database:
         return text
-    expected = manifest.made.get("database") == settings.postgres_auth_db
+    expected = not named and manifest.made.get("database") == settings.postgres_auth_db
     port = clusters.port(settings, expected=expected)
     return (
         text

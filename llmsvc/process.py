@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import IO, NoReturn
 from llmsvc.errors import DeniedError, Error, UnavailableError
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_undisturbed = False
 _KEPT = ("HOME", "LANG", "LC_ALL", "TERM", "TZ", "TMPDIR")
 
 
@@ -61,6 +63,7 @@ def run(
             errors="replace",
             env=_environment(env, keep_env),
             timeout=seconds,
+            start_new_session=_undisturbed,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -125,6 +128,27 @@ def running(
         errors.seek(0)
         if status:
             raise ProcessError(args, status, errors.read().decode(errors="replace"), hint=hint)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP wait until the block's end, and do not reach what run() starts in it.
+
+    :raises KeyboardInterrupt: at the end, if one came
+    """
+    global _undisturbed
+    came: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in signals]
+    outer, _undisturbed = _undisturbed, True
+    try:
+        yield
+    finally:
+        _undisturbed = outer
+        for number, old in zip(signals, before, strict=True):
+            signal.signal(number, old)
+    if came:
+        raise KeyboardInterrupt
 
 
 def become(argv: Sequence[str], *, keep_env: Sequence[str] = ()) -> NoReturn:

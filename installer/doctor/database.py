@@ -60,10 +60,11 @@ def _unreachable(config: Config, problem: Error) -> Iterator[Finding]:
                 f"the database {config.postgres_auth_db} is in the PostgreSQL on port {port}, "
                 f"but POSTGRES_AUTH_PORT is {config.postgres_auth_port}",
                 _STILL,
-                f"set POSTGRES_AUTH_PORT={port} in {paths.CONFIG_ENV}; sudo systemctl restart auth-proxy",
+                f"{INSTALL}, which sets POSTGRES_AUTH_PORT={port} in {paths.CONFIG_ENV}",
             )
             return
-    yield error("database", problem.message, _STILL, problem.hint or INSTALL)
+    start = "sudo systemctl restart postgresql; if that is not it, " if config.local_database else ""
+    yield error("database", problem.message, _STILL, f"{start}{problem.hint or INSTALL}")
 
 
 def _other_ports(config: Config) -> list[int]:
@@ -76,17 +77,18 @@ def _other_ports(config: Config) -> list[int]:
 
 def _encoding(connection: Connection) -> Iterator[Finding]:
     row = connection.execute(
-        "SELECT pg_encoding_to_char(encoding), pg_is_in_recovery() FROM pg_database"
+        "SELECT pg_encoding_to_char(encoding), pg_is_in_recovery(), datname FROM pg_database"
         " WHERE datname = current_database()"
     ).fetchone()
-    encoding, standby = row or ("", False)
+    encoding, standby, name = row or ("", False, "")
     if encoding != "UTF8":
         yield error(
             "database-encoding",
             f"the database is {encoding}, not UTF8",
             "text that is no ASCII is stored unchecked, and other programs read it as bytes",
-            "sudo llmsvc db backup FILE; drop the database; sudo llmsvc install; "
-            "sudo llmsvc db restore FILE --force",
+            "sudo llmsvc db backup /root/llmsvc.tar && sudo systemctl stop auth-proxy && "
+            f"sudo -u postgres dropdb {name} && sudo llmsvc db init && "
+            "sudo llmsvc db restore /root/llmsvc.tar --force",
         )
     if standby:
         yield error(

@@ -143,7 +143,9 @@ class Server(uvicorn.Server):
         services = self._services
         deadline = time.monotonic() + services.config.llama_proxy_drain_seconds
         notify.stopping(f"finishing {len(services.running)} requests")
-        refusing = [sock.dup() for sock in sockets or []] if await asyncio.to_thread(_socket_stops) else []
+        # a unix socket never comes back from it: systemd would find it readable for ever, and do nothing else
+        ports = [sock for sock in sockets or [] if sock.family != socket.AF_UNIX]
+        refusing = [sock.dup() for sock in ports] if await asyncio.to_thread(_socket_stops) else []
         for sock in refusing:
             # to close our copy would not do: systemd's accepts connections until we have ended
             sock.shutdown(socket.SHUT_RD)

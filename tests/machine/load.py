@@ -40,11 +40,13 @@ class Load:
 
     :param keys: users' keys; the clients share them evenly
     :param clients: how many; every fourth is of the same kind
+    :param tokens: the length of an answer
     """
 
-    def __init__(self, machine: Machine, keys: list[str], clients: int = 8) -> None:
+    def __init__(self, machine: Machine, keys: list[str], clients: int = 8, tokens: int = 12) -> None:
         kinds = [_sdk_whole, _http_whole, _sdk_stream, _http_stream]
         self.answers: list[Answer] = []
+        self._body = CHAT | {"max_tokens": tokens}
         self._machine = machine
         self._end = threading.Event()
         self._threads = [
@@ -70,7 +72,7 @@ class Load:
         """What went wrong, one line a request."""
         return [f"{a.end:.2f} client {a.client} {a.problem}" for a in self.answers if a.problem]
 
-    def _run(self, name: str, kind: Callable[[Any, Answer], None], key: str) -> None:
+    def _run(self, name: str, kind: Callable[[Any, dict[str, Any], Answer], None], key: str) -> None:
         with (
             self._machine.network(),
             httpx.Client(trust_env=False, timeout=200) as http,
@@ -81,37 +83,37 @@ class Load:
             while not self._end.is_set():
                 answer = Answer(f"{name} {kind.__name__.strip('_')}", time.time())
                 try:
-                    kind(sdk, answer)
+                    kind(sdk, self._body, answer)
                 except (openai.OpenAIError, httpx.HTTPError, AssertionError, ValueError) as error:
                     answer.problem = f"{type(error).__name__}: {error}"
                 answer.end = time.time()
                 self.answers.append(answer)
 
 
-def _sdk_whole(sdk: openai.OpenAI, answer: Answer) -> None:
-    raw = sdk.chat.completions.with_raw_response.create(**CHAT)
+def _sdk_whole(sdk: openai.OpenAI, body: dict[str, Any], answer: Answer) -> None:
+    raw = sdk.chat.completions.with_raw_response.create(**body)
     answer.request_id = raw.headers["x-request-id"]
     completion = raw.parse()
     _whole(answer, json.loads(completion.model_dump_json()))
 
 
-def _sdk_stream(sdk: openai.OpenAI, answer: Answer) -> None:
+def _sdk_stream(sdk: openai.OpenAI, body: dict[str, Any], answer: Answer) -> None:
     raw = sdk.chat.completions.with_raw_response.create(
-        **CHAT, stream=True, stream_options={"include_usage": True}
+        **body, stream=True, stream_options={"include_usage": True}
     )
     answer.request_id = raw.headers["x-request-id"]
     _streamed(answer, [json.loads(chunk.model_dump_json()) for chunk in raw.parse()])
 
 
-def _http_whole(sdk: openai.OpenAI, answer: Answer) -> None:
-    got = sdk._client.post(_url(sdk), json=CHAT, headers=sdk.auth_headers)
+def _http_whole(sdk: openai.OpenAI, body: dict[str, Any], answer: Answer) -> None:
+    got = sdk._client.post(_url(sdk), json=body, headers=sdk.auth_headers)
     answer.request_id = got.headers["x-request-id"]
     assert got.status_code == 200, f"{got.status_code} {got.text}"
     _whole(answer, got.json())
 
 
-def _http_stream(sdk: openai.OpenAI, answer: Answer) -> None:
-    body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+def _http_stream(sdk: openai.OpenAI, body: dict[str, Any], answer: Answer) -> None:
+    body = {**body, "stream": True, "stream_options": {"include_usage": True}}
     with sdk._client.stream("POST", _url(sdk), json=body, headers=sdk.auth_headers) as got:
         answer.request_id = got.headers["x-request-id"]
         lines = [line[6:] for line in got.iter_lines() if line.startswith("data: ")]

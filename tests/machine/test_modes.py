@@ -38,6 +38,9 @@ def test_it_listens_on_ipv4_ipv6_and_a_unix_socket_at_once(machine):
         *("-H", f"Authorization: Bearer {machine.key()}"),
     )
     assert '"smollm2"' in curl.stdout
+    # once the proxy left its socket readable for ever, and PID 1 did nothing else from then on
+    machine.exec("systemctl", "stop", "auth-proxy.socket", "auth-proxy", seconds=60)
+    machine.exec("systemctl", "start", "auth-proxy.socket", "auth-proxy", seconds=60)
     machine.exec("llmsvc", "install", "--listen", "127.0.0.1:8001")
     assert "[::1]:8001" not in machine.out("ss", "-Hltn")
 

@@ -22,7 +22,6 @@ SCRIPTS = (
     "packaging/rpm/check",
     *(f"packaging/debian/{name}" for name in ("build", "depends", "preinst", "postinst", "prerm", "postrm")),
     "tests/run",
-    "tests/machine/snapshot",
     ".ci/run",
 )
 UNITS = ("units/llmsvc-generator", "units/instance-hook")

@@ -76,8 +76,8 @@ def test_a_database_that_moved_is_followed(host: Host) -> None:
 @pytest.mark.parametrize(
     ("status", "hint"),
     [
-        ("down", "pg_upgradecluster 15 main; then"),
-        ("down,binaries_missing", "apt-get install postgresql-15; pg_upgradecluster 15 main"),
+        ("down", "pg_ctlcluster 15 main start; then"),
+        ("down,binaries_missing", "has none); pg_ctlcluster 15 main start"),
     ],
 )
 def test_no_empty_database_is_made_where_the_old_one_only_does_not_run(
@@ -87,6 +87,13 @@ def test_no_empty_database_is_made_where_the_old_one_only_does_not_run(
     with pytest.raises(Error, match="the cluster 15 main is down") as caught:
         host.port(expected=True)
     assert hint in (caught.value.hint or "")
+
+
+def test_no_empty_database_is_made_where_the_old_one_is_gone(host: Host) -> None:
+    host.runs(NEW, databases=set())
+    with pytest.raises(Error, match="in no PostgreSQL of this machine") as caught:
+        host.port(expected=True)
+    assert "--database 'postgresql:///llmsvc?port=5433'" in (caught.value.hint or "")
 
 
 def test_debians_list_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -391,7 +391,8 @@ def test_a_database_that_does_not_answer_is_told_in_its_words(
     (tmp_path / ".s.PGSQL.5433").touch()
     settings = dataclasses.replace(config.parse({}, tmp_path), postgres_auth_host=str(tmp_path))
     (found,) = database.check(MadeUp(config=settings))
-    assert (found.name, found.what, found.fix) == ("database", "PostgreSQL does not answer", "start it")
+    fix = "sudo systemctl restart postgresql; if that is not it, start it"
+    assert (found.name, found.what, found.fix) == ("database", "PostgreSQL does not answer", fix)
     monkeypatch.setattr(database.provision, "database_exists", lambda other: other.postgres_auth_port == 5433)
     (found,) = database.check(MadeUp(config=settings))
     assert found.name == "database-cluster" and "POSTGRES_AUTH_PORT=5433" in found.fix

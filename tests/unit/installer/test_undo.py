@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from installer import putback, services, undo
 from installer.undo import Undo
-from llmsvc import paths
+from llmsvc import paths, process
 from llmsvc.errors import Error
 
 
@@ -135,3 +137,42 @@ def test_a_downloaded_model_that_is_whole_stays_for_the_next_run(host: Path) -> 
     journal.put_back(print)
     assert (host / "x.gguf").exists() and (host / "x.gguf.sha256").exists()
     assert not (host / ".incoming").exists()
+
+
+def test_a_second_ctrl_c_does_not_reach_what_puts_back(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tree(host)
+    sessions: list[int] = []
+
+    def return_to(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        # a terminal's would come to every process of our session's foreground
+        sessions.append(int(process.run([sys.executable, "-c", "import os; print(os.getsid(0))"]).stdout))
+
+    monkeypatch.setattr(services, "return_to", return_to)
+    with pytest.raises(KeyboardInterrupt), undo.transaction(print) as journal:
+        change(journal, host)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert tree(host) == before
+    assert sessions[0] != os.getsid(0)
+    assert int(process.run([sys.executable, "-c", "import os; print(os.getsid(0))"]).stdout) == os.getsid(0)
+
+
+def test_a_file_comes_back_on_a_disk_that_is_full(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tree(host)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(Error, match=r"^no$"), undo.transaction(print) as journal:
+        change(journal, host)
+        monkeypatch.setattr(putback.shutil, "copy2", full)
+        raise Error("no")
+    assert tree(host) == before
+
+
+def test_what_waits_for_a_block_is_raised_at_its_end() -> None:
+    done = False
+    with pytest.raises(KeyboardInterrupt), process.undisturbed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        done = True
+    assert done
