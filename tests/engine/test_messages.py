@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.engine.conftest import Backend
 from tests.engine.gguf_copy import with_template
-from tests.engine.test_cancel import wait_busy
+from tests.engine.test_cancel import begin, wait_busy
 from tests.engine.test_tools import MESSAGES as TURN
 from tests.engine.test_tools import SHOW, TEMPLATES, TURNS
 
@@ -355,11 +355,11 @@ def test_a_cancelled_stream_ends_with_an_error_and_what_it_took(smollm2: Backend
 
 def test_counting_needs_no_turn(client: anthropic.Anthropic, smollm2: Backend) -> None:
     """Also of an engine that does one request at a time."""
-    body = {**BODY, "max_tokens": 3000, "stream": True, "messages": [{"role": "user", "content": "Go on"}]}
-    with smollm2.client.stream("POST", MESSAGES, json=body) as answer:
-        next(answer.iter_text())
-        assert count(client) > 0
-        assert smollm2.client.get("/health").json()["busy_since"]
+    reads, answers = begin(smollm2, {"prompt": "number " * 3000, "max_tokens": 1}, "reads")
+    assert count(client) > 0
+    assert not answers
+    assert smollm2.post("/cancel/reads", {}).json()["completion_tokens"] == 0
+    reads.join()
 
 
 def body(content: object = "Say hello", **fields: object) -> bytes:
@@ -399,7 +399,6 @@ KILLERS: dict[str, bytes] = {
 def test_killers_are_refused_or_answered(smollm2: Backend, name: str, path: str) -> None:
     answer = smollm2.client.post(path, content=KILLERS[name])
     assert answer.status_code in (200, 400, 413), answer.text
-    assert answer.elapsed.total_seconds() < 10
     if answer.status_code != 200:
         assert answer.json()["type"] == "error"
         assert len(answer.json()["error"]["message"]) < 400
