@@ -30,6 +30,8 @@ class Model:
     file: str
     n_vocab: int
     embedding: bool = False
+    ranks: bool = False
+    """Whether it is a reranker."""
     prompt_logits: bool = False
     """Whether the logprobs of a prompt are to be had."""
     can_call: bool = False
@@ -42,6 +44,8 @@ class Model:
         """What it can be asked for."""
         if self.embedding:
             return ["embeddings"]
+        if self.ranks:
+            return ["rerank"]
         own = {"tools": self.can_call, "infill": self.can_fill}
         return ["chat", "completions", "json_schema", *(name for name, has in own.items() if has)]
 
@@ -58,7 +62,12 @@ class Request:
     suffix: str | None = None
     echo: bool = False
     inputs: list[str] | None = None
-    """The texts to make embeddings of."""
+    """The texts to make embeddings of, or the documents to rank."""
+    query: str | None = None
+    """What documents are ranked by."""
+    top: int = 0
+    """How many of them the answer lists."""
+    return_documents: bool = False
     base64: bool = False
     """Whether embeddings are sent as base64."""
     stops: list[str] = dataclasses.field(default_factory=list)
@@ -100,7 +109,7 @@ def parse(raw: bytes) -> dict[str, Any]:
 def chat(body: dict[str, Any], model: Model) -> Request:
     """/v1/chat/completions."""
     _need_text_model(model)
-    _check_model(body, model)
+    check_model(body, model)
     out = sampling.of_app(body, model.name)
     out["messages"] = [{"role": "user", "content": ""}]
     chat_messages = messages.normalise(body.get("messages"))
@@ -155,7 +164,7 @@ def completion(body: dict[str, Any], model: Model) -> Request:
             "logprobs",
             "logprobs_not_supported",
         )
-    _check_model(body, model)
+    check_model(body, model)
     out = sampling.of_app(body, model.name)
     out["prompt"] = ""
     return Request(
@@ -184,7 +193,7 @@ def embedding(body: dict[str, Any], model: Model) -> Request:
         raise bad("encoding_format must be float or base64", "encoding_format")
     if "dimensions" in body:
         raise bad("dimensions cannot be chosen", "dimensions", "unsupported_parameter")
-    _check_model(body, model)
+    check_model(body, model)
     body = {"model": model.name, "input": ""}
     return Request("/v1/embeddings", body, inputs=texts, base64=encoding == "base64")
 
@@ -210,7 +219,8 @@ def tokens(body: dict[str, Any], model: Model) -> list[int]:
     return value
 
 
-def _check_model(body: dict[str, Any], model: Model) -> None:
+def check_model(body: dict[str, Any], model: Model) -> None:
+    """:raises ApiError: 404, it names another model than this one"""
     wanted = body.get("model", "")
     if not isinstance(wanted, str):
         raise bad("model must be a text", "model")
@@ -236,3 +246,5 @@ def _response_format(body: dict[str, Any]) -> tuple[bool, dict[str, Any] | None]
 def _need_text_model(model: Model) -> None:
     if model.embedding:
         raise bad("this model makes embeddings only: POST /v1/embeddings", None, "completions_not_supported")
+    if model.ranks:
+        raise bad("this model ranks documents only: POST /v1/rerank", None, "completions_not_supported")

@@ -16,6 +16,7 @@ from llmsvc.backend.problem import bad, too_long
 _URL = "http://llama"
 _TEMPLATE = re.compile(r"Jinja Exception: ([^\n]{1,200})")
 _TEMPLATES = re.compile(r"jinja|template|While executing", re.I)
+_TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large")
 _MOST_BYTES = 1 << 24
 """Of one event or answer that is read as a whole."""
 
@@ -49,6 +50,14 @@ class Http:
             if response.status != 200:
                 raise _refused(response.status, answer)
             return answer
+
+    async def tokens(self, text: str, *, special: bool) -> list[int]:
+        """The tokens of a text, with the model's own first token.
+
+        :param special: whether control tokens in it are such, else text
+        """
+        body = {"content": text, "add_special": True, "parse_special": special}
+        return list((await self.json("POST", "/tokenize", body))["tokens"])
 
     async def events(self, path: str, body: object) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a stream, up to its end; to be closed in the middle to cancel the request.
@@ -106,6 +115,8 @@ def explained(refused: RefusedError, n_ctx: int, *, chat: bool) -> Exception:
     kind, said = refused.error.get("type"), str(refused.error.get("message"))
     if kind == "exceed_context_size_error":
         return too_long(int(refused.error["n_prompt_tokens"]), n_ctx, None)
+    if large := _TOO_LARGE.search(said):
+        return too_long(int(large[1]), n_ctx, None)
     if "grammar" in said:
         return bad("this JSON schema cannot be turned into a grammar", None, "unsupported_schema")
     own = _TEMPLATE.search(said)

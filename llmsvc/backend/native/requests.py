@@ -33,7 +33,7 @@ class Task:
     is_call: bool = False
     """Whether the whole answer is one call, as JSON with `name` and `arguments`."""
     inputs: list[str] | None = None
-    """The texts to make embeddings of."""
+    """The texts that are read, of a request that writes none."""
     prompt_tokens: int | None = None
     """Known only as the server reads them: see budget.check()."""
     answers: bool = True
@@ -54,8 +54,8 @@ class Planner:
         """
         if request.inputs is not None:
             for text in request.inputs:
-                self.check([text])
-            return Task("/v1/embeddings", {}, (), inputs=request.inputs)
+                self.check([request.query or "", text])
+            return Task(request.path, {}, (), inputs=request.inputs)
         if request.min_tokens:
             raise bad("min_tokens is not supported", "min_tokens", "unsupported_parameter")
         common = self._sampling(request)
