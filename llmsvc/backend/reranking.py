@@ -8,6 +8,7 @@ from typing import Any
 
 from llmsvc.backend import bodies, fields
 from llmsvc.backend.bodies import Model, Request
+from llmsvc.backend.capabilities import lacking
 from llmsvc.backend.problem import bad
 
 MAX_DOCUMENTS = 1000
@@ -21,11 +22,7 @@ def request(body: dict[str, Any], model: Model) -> Request:
     :raises ApiError: 400, as `rerank_not_supported` where the model is no reranker
     """
     if not model.ranks:
-        raise bad(
-            "this model does not rank documents; that takes a reranker and ENGINE=native",
-            None,
-            "rerank_not_supported",
-        )
+        raise lacking(model.name, "rerank")
     query, given = body.get("query"), body.get("documents")
     if not isinstance(query, str) or not query:
         raise bad("query must be a text that is not empty", "query")

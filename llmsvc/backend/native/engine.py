@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
+import re
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -18,7 +19,7 @@ from llmsvc.backend.engines import Facts
 from llmsvc.backend.jobs import Job, start
 from llmsvc.backend.llamalog import Log
 from llmsvc.backend.loading import Progress
-from llmsvc.backend.native import options
+from llmsvc.backend.native import filling, options
 from llmsvc.backend.native.http import Http, RefusedError, explained
 from llmsvc.backend.native.reading import Reader
 from llmsvc.backend.native.requests import Planner, Task
@@ -36,6 +37,8 @@ MAX_BATCH_SECONDS = 0.4
 """What a full batch may take at the start of a context; at its end it takes about twice as long."""
 SMALLEST_BATCH = 8
 _FREE_SECONDS = 10.0
+_THINKING = re.compile(r"think(ing)?[>\]]\s*\Z", re.I)
+"""Where an answer begins with its thinking in any case."""
 
 
 class Engine:
@@ -89,13 +92,7 @@ class Engine:
         self._log.check_gpu(settings, n_gpu_layers)
         props = await self._http.json("GET", "/props")
         meta = (await self._http.json("GET", "/v1/models"))["data"][0]["meta"]
-        can_fill = False
-        if not settings.only_reads:
-            with contextlib.suppress(RefusedError):
-                await self._http.json(
-                    "POST", "/infill", {"input_prefix": "", "input_suffix": "", "n_predict": 1}
-                )
-                can_fill = True
+        self._filler = None if settings.only_reads else await filling.find(self._http)
         self.facts = Facts(
             engine="native",
             engine_version=importlib.metadata.version("xllamacpp"),
@@ -112,7 +109,8 @@ class Engine:
             embedding=settings["EMBEDDING"],
             ranks=settings["RERANK"],
             can_call=bool(props["chat_template_caps"].get("supports_tools")),
-            can_fill=can_fill,
+            thinks=await self._thinks(props),
+            can_fill=self._filler is not None,
         )
         vocabulary = self._vocabulary(props.get("chat_template") or "")
         self._reader = Reader(
@@ -123,6 +121,24 @@ class Engine:
             self._has_moved,
         )
         self._planner = Planner(lambda: vocabulary, self.facts.n_ctx, self.model.can_call)
+
+    async def _thinks(self, props: dict[str, Any]) -> bool:
+        """Whether its template shows that it thinks, and we tell that apart: llama.cpp's server knows it,
+        but does not say so."""
+        settings, caps = self._settings, props["chat_template_caps"]
+        if settings.only_reads or settings["REASONING_FORMAT"] == "none":
+            return False
+        if caps.get("supports_preserve_reasoning") or caps.get("supports_reasoning_effort"):
+            return True
+        prompts: list[str] = []
+        for enabled in (True, False):
+            body = {
+                "messages": [{"role": "user", "content": "x"}],
+                "chat_template_kwargs": {"enable_thinking": enabled},
+            }
+            with contextlib.suppress(RefusedError):
+                prompts.append((await self._http.json("POST", "/apply-template", body))["prompt"])
+        return len(set(prompts)) > 1 or any(_THINKING.search(prompt) for prompt in prompts)
 
     def _vocabulary(self, template: str) -> Vocabulary:
         source = template.encode()
@@ -244,6 +260,8 @@ class Engine:
 
     async def _answer(self, task: Task, request: Request, job: Job, events: Events) -> bool:
         """Whether the server came to its end; else it is still to notice that nobody listens."""
+        if task.fill and self._filler:
+            task.body["prompt"] = await self._filler.prompt(*task.fill)
         answer = Answer(request, task, job, self.model.name)
         job.reply = answer.reply
         ended = True

@@ -51,12 +51,13 @@ class Http:
                 raise _refused(response.status, answer)
             return answer
 
-    async def tokens(self, text: str, *, special: bool) -> list[int]:
-        """The tokens of a text, with the model's own first token.
+    async def tokens(self, text: str, *, special: bool, first: bool = True) -> list[int]:
+        """The tokens of a text.
 
         :param special: whether control tokens in it are such, else text
+        :param first: whether the model's own first token stands before them
         """
-        body = {"content": text, "add_special": True, "parse_special": special}
+        body = {"content": text, "add_special": first, "parse_special": special}
         return list((await self.json("POST", "/tokenize", body))["tokens"])
 
     async def events(self, path: str, body: object) -> AsyncGenerator[dict[str, Any], None]:
@@ -67,7 +68,7 @@ class Http:
         async with self._request("POST", path, body) as response:
             if response.status != 200:
                 raise _refused(response.status, json.loads(await response.read()))
-            rest, ended = b"", False
+            rest = b""
             async for data in response.content.iter_any():
                 *whole, rest = (rest + data).split(b"\n\n")
                 for event in whole:
@@ -78,10 +79,8 @@ class Http:
                     parsed = json.loads(event[6:])
                     if "error" in parsed:
                         raise _refused(int(parsed["error"].get("code") or 500), parsed)
-                    ended = parsed.get("stop") is True
                     yield parsed
-            if not ended:
-                raise ConnectionError("the stream has no end")
+            raise ConnectionError("the stream has no end")
 
     @contextlib.asynccontextmanager
     async def _request(

@@ -15,9 +15,6 @@ from llmsvc.backend.native.requests import Task
 from llmsvc.backend.replies import Call, Reply
 from llmsvc.backend.stops import Stops
 
-_FINISHES = {"limit": "length", "eos": "stop", "word": "stop"}
-"""How /infill, which has no shape of OpenAI's, says why it ended."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Text:
@@ -145,12 +142,13 @@ class Answer:
         self._count(event)
         if "prompt_progress" in event:
             return
-        for choice in event["choices"] if "choices" in event else [_of_infill(event)]:
+        for choice in event["choices"]:
             delta = choice.get("delta") or {"content": choice.get("text")}
             if self._request.echo and not self._begun and not self._pieces:
                 yield Text(self._request.prompt, [])
             self._held += self._scored(choice.get("logprobs"))
             if thought := delta.get("reasoning_content"):
+                self._job.reasoning_tokens = self._job.completion_tokens
                 yield Thought(thought)
             if text := delta.get("content"):
                 if self._is_call:
@@ -234,12 +232,3 @@ def _is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _of_infill(event: dict[str, Any]) -> dict[str, Any]:
-    scores = event.get("completion_probabilities")
-    return {
-        "text": event.get("content"),
-        "finish_reason": _FINISHES.get(event.get("stop_type", ""), "stop") if event.get("stop") else None,
-        "logprobs": {"content": scores} if scores else None,
-    }
