@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmsvc.backend import bodies, reranking
-from llmsvc.backend.dialects import Counting, Dialect, anthropic
+from llmsvc.backend.dialects import Counting, Dialect, anthropic, responses
 from llmsvc.backend.dialects.openai import OpenAI
 
 ROUTES: dict[str, Dialect] = {
@@ -11,6 +11,7 @@ ROUTES: dict[str, Dialect] = {
     "/v1/completions": OpenAI(bodies.completion),
     "/v1/embeddings": OpenAI(bodies.embedding),
     "/v1/messages": anthropic.Anthropic(),
+    "/v1/responses": responses.Responses(),
     "/v1/rerank": OpenAI(reranking.request),
 }
 """The paths that take the model's turn."""
