@@ -20,6 +20,8 @@ class Dialect:
     """Sent into a stream that would be silent for long."""
     x_api_key = False
     """Whether a key may come in `x-api-key` too."""
+    reads_again = False
+    """Whether the model reads some of a body more than once, so that its bytes bound no tokens."""
     open_ended = True
     """Whether a bound of 0 or less means as many tokens as fit, and an absent one ours."""
 
@@ -119,6 +121,12 @@ class _Messages(EventStream):
         return True
 
 
+class Rerank(Dialect):
+    """Rerankers read the query with each document."""
+
+    reads_again = True
+
+
 class Responses(Dialect):
     """OpenAI's responses."""
 
@@ -167,7 +175,7 @@ ROUTES = {
     # OpenAI's have no max_completion_tokens, but the backend reads it
     "/v1/completions": Dialect("max_completion_tokens", "max_tokens"),
     "/v1/embeddings": _PLAIN,
-    "/v1/rerank": _PLAIN,
+    "/v1/rerank": Rerank(),
     "/v1/responses": Responses("max_output_tokens"),
     "/v1/messages": Anthropic("max_tokens"),
     "/v1/messages/count_tokens": Anthropic(),
