@@ -91,6 +91,7 @@ class Mock:
             "n_layers": 1,
             "busy_since": None,
             "embedding": False,
+            "capabilities": ["chat", "completions"],
         }
 
     async def cancel(self, request_id: str, send) -> None:
