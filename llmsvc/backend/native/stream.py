@@ -69,6 +69,7 @@ class Answer:
         self._job = job
         self._begun = False
         self._called = False
+        self._enough = False
         self.ended = False
         """Whether it is known why the answer is over."""
         self._held: list[Entry] = []
@@ -77,8 +78,8 @@ class Answer:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop text was there, of which the server knows nothing."""
-        return self._stops.hit is not None
+        """Whether it is over for a reason of which the server knows nothing: a stop text, enough calls."""
+        return self._stops.hit is not None or self._enough
 
     @property
     def used_up(self) -> bool:
@@ -158,12 +159,17 @@ class Answer:
                 else:
                     if text := self._stops.feed(text):
                         yield self._text(text)
-                    if self.stopped:
+                    if self._stops.hit is not None:
                         self._job.stopped_by = self._stops.hit
                         self.ended = True
                         yield End("stop")
                         return
             for part in delta.get("tool_calls") or []:
+                # the server makes more than one under some templates, whatever it was asked for
+                if self._request.tools and part["index"] >= self._request.tools.most:
+                    self.ended = self._enough = True
+                    yield End("tool_calls")
+                    return
                 yield Part(int(part["index"]), {key: value for key, value in part.items() if key != "index"})
             if finish := choice.get("finish_reason"):
                 if (text := self._stops.end()) or self._held:
