@@ -174,7 +174,7 @@ class Mock:
         self, request_id: str, path: str, body: dict[str, Any], send, usage: dict[str, int], budget: int
     ) -> None:
         steer = body.get("mock", {})
-        if path == f"{MESSAGES}/count_tokens":
+        if path in (f"{MESSAGES}/count_tokens", f"{RESPONSES}/input_tokens"):
             await answer(send, 200, {"input_tokens": usage["prompt_tokens"]})
             return
         if path == "/v1/rerank":

@@ -177,6 +177,7 @@ ROUTES = {
     "/v1/embeddings": _PLAIN,
     "/v1/rerank": Rerank(),
     "/v1/responses": Responses("max_output_tokens"),
+    "/v1/responses/input_tokens": _PLAIN,
     "/v1/messages": Anthropic("max_tokens"),
     "/v1/messages/count_tokens": Anthropic(),
     "/extras/tokenize": _PLAIN,

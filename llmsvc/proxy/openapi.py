@@ -96,6 +96,11 @@ _SCHEMAS: dict[str, Schema] = {
         max_output_tokens={"type": ["integer", "null"], "minimum": 1},
         stream={"type": ["boolean", "null"], "default": False},
     ),
+    "InputTokensRequest": _object(
+        required=("input",),
+        model=_MODEL_NAME,
+        input={"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
+    ),
     "MessagesRequest": _object(
         required=("messages", "max_tokens"), max_tokens={"type": "integer", "minimum": 1}, **_MESSAGES
     ),
@@ -234,6 +239,7 @@ DESCRIPTION: Schema = {
         "/v1/completions": _post("How a text goes on.", "CompletionRequest", stream=True),
         "/v1/embeddings": _post("Texts as vectors.", "EmbeddingRequest"),
         "/v1/rerank": _post("Documents, ranked by how well they answer a query.", "RerankRequest"),
+        "/v1/responses/input_tokens": _post("How many tokens a conversation is.", "InputTokensRequest"),
         "/v1/responses": _post("The next items of a conversation.", "ResponsesRequest", stream=True),
         "/v1/messages": _anthropic(
             _post(

@@ -264,6 +264,9 @@ def _items(*items: object) -> dict[str, Any]:
 
 
 _responses("an answer", {}, 200)
+_case("4 MB to count as a response", f"{RESPONSES}/input_tokens", {"input": "word " * 800_000}, 400,
+      "context_length_exceeded")  # fmt: skip
+_case("nothing to count as a response", f"{RESPONSES}/input_tokens", {}, 400)
 for kind, form in (
     ("a pattern", _text(pattern="(" * 5000)),
     ("a depth of 40", _deep(40)),

@@ -170,6 +170,20 @@ def test_a_conversation_comes_to_the_same_as_in_a_chat(client):
     assert response.usage.input_tokens == chat.usage.prompt_tokens
 
 
+def test_tokens_are_counted_beforehand(client, caller):
+    asked = {"model": "current", "instructions": "Be brief.", "input": "Hi"}
+    counted = client.responses.input_tokens.count(**asked)
+    assert counted.object == "response.input_tokens"
+    assert counted.input_tokens == create(client, **asked).usage.input_tokens
+    with sdk(caller) as other:
+        asked = {"model": "current", "input": ASKED, "tools": [FLAT]}
+        counted = other.responses.input_tokens.count(**asked)
+        assert counted.input_tokens == create(other, **asked).usage.input_tokens
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.responses.input_tokens.count(model="current", input=[])
+    assert raised.value.param == "input"
+
+
 def test_json(client):
     parsed = client.responses.parse(
         model="smollm2", input="A colour", text_format=Thing, max_output_tokens=40, temperature=0

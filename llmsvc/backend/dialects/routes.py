@@ -16,7 +16,10 @@ ROUTES: dict[str, Dialect] = {
 }
 """The paths that take the model's turn."""
 
-COUNTS: dict[str, Counting] = {"/v1/messages/count_tokens": anthropic.Counting()}
+COUNTS: dict[str, Counting] = {
+    "/v1/messages/count_tokens": anthropic.Counting(),
+    "/v1/responses/input_tokens": responses.Counting(),
+}
 """Those that need of the model only its vocabulary and template."""
 
 _OTHERS = OpenAI(bodies.chat)

@@ -56,6 +56,13 @@ def test_events_come_before_the_last_is_produced(stack: Any) -> None:
     assert kinds == ["response.created", "response.output_text.delta", "response.output_text.delta"]
 
 
+def test_tokens_are_counted_and_cost_none(stack: Any) -> None:
+    sdk = stack.client(stack.add_key("counts"))
+    assert sdk.responses.input_tokens.count(model="current", input=INPUT).input_tokens == 4
+    [row] = stack.rows("counts", 1)
+    assert (row["path"], row["state"], row["prompt_tokens"]) == (f"{PATH}/input_tokens", "ok", None)
+
+
 def test_errors_are_the_exceptions_of_the_sdk(stack: Any) -> None:
     key = stack.add_key()
     with pytest.raises(openai.AuthenticationError):

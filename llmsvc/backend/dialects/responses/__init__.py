@@ -5,6 +5,7 @@ Nothing is kept: a request holds its whole conversation, and what refers to an e
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from llmsvc.backend import bodies
@@ -31,3 +32,16 @@ class Responses:
     def error(self, problem: ApiError, request_id: str) -> dict[str, Any]:
         """See Dialect."""
         return objects.named(problem).body()
+
+
+class Counting(Responses):
+    """/v1/responses/input_tokens: the same body, whose prompt is only counted."""
+
+    def request(self, body: dict[str, Any], model: Model) -> Request:
+        """See Dialect."""
+        made = super().request({**body, "max_output_tokens": 1, "stream": False}, model)
+        return dataclasses.replace(made, only_counted=True)
+
+    def counted(self, tokens: int) -> dict[str, Any]:
+        """The answer."""
+        return {"object": "response.input_tokens", "input_tokens": tokens}
