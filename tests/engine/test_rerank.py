@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from tests.engine import gguf_reranker
@@ -129,6 +132,26 @@ def test_a_budget_counts_the_query_with_each_document(reranker):
         "/v1/rerank", {"query": QUERY, "documents": DOCUMENTS}, **{"x-token-budget": str(used + 50)}
     )
     assert many.status_code == 200
+
+
+@pytest.mark.engine("native")
+def test_a_ranking_can_be_cancelled_between_its_documents(reranker):
+    answers = []
+    body = {"query": QUERY, "documents": ["a " * 200] * 1000}
+    worker = threading.Thread(
+        target=lambda: answers.append(reranker.post("/v1/rerank", body, **{"x-request-id": "long"}))
+    )
+    worker.start()
+    deadline = time.monotonic() + 30
+    while reranker.client.get("/health").json()["busy_since"] is None:
+        assert time.monotonic() < deadline
+    begun = time.monotonic()
+    assert reranker.post("/cancel/long", {}).json()["prompt_tokens"] < 1000 * 200
+    assert time.monotonic() - begun < 5
+    worker.join()
+    assert answers[0].json()["error"]["code"] == "request_cancelled"
+    assert rank(reranker).status_code == 200
+    assert reranker.output == ""
 
 
 def test_what_is_no_reranker_or_is_not_run_as_one_does_not_start(start, tmp_path, engine):

@@ -143,3 +143,26 @@ def test_reasoning_format_none_keeps_it_in_the_content(start, thinker, models, t
     backend.wait_for("READY=1")
     assert "<think>" in message(think(backend))["content"]
     assert "reasoning" not in backend.client.get("/health").json()["capabilities"]
+
+
+PLAIN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+BEGIN = "<|im_start|>assistant\n"
+
+
+@pytest.mark.engine("native")
+@pytest.mark.parametrize(
+    "template, thinks",
+    [
+        (PLAIN + BEGIN, False),
+        # the ways of Qwen3 and of DeepSeek R1, which leave earlier thoughts out
+        (PLAIN + BEGIN + "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}", True),
+        (PLAIN + BEGIN + "<think>\n", True),
+    ],
+)
+def test_a_template_tells_whether_its_model_thinks(start, models, tmp_path, template, thinks):
+    file = with_template(models / "smollm2.gguf", tmp_path / "x.gguf", template)
+    backend = start(f"MODEL={file}\nN_THREADS=1\nN_CTX=512\n")
+    backend.wait_for("READY=1")
+    assert ("reasoning" in backend.client.get("/health").json()["capabilities"]) is thinks
+    assert backend.chat(max_tokens=4).status_code == 200
+    assert backend.output == ""

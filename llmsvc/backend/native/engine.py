@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
-import re
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,7 +18,7 @@ from llmsvc.backend.engines import Facts
 from llmsvc.backend.jobs import Job, start
 from llmsvc.backend.llamalog import Log
 from llmsvc.backend.loading import Progress
-from llmsvc.backend.native import filling, options
+from llmsvc.backend.native import filling, options, template
 from llmsvc.backend.native.http import Http, RefusedError, explained
 from llmsvc.backend.native.reading import Reader
 from llmsvc.backend.native.requests import Planner, Task
@@ -27,9 +26,8 @@ from llmsvc.backend.native.server import LlamaServer
 from llmsvc.backend.native.slots import Slot, Slots
 from llmsvc.backend.native.stream import Answer
 from llmsvc.backend.problem import ApiError
-from llmsvc.backend.vocabulary import JOINER, Vocabulary
 from llmsvc.errors import Error, ModelError
-from llmsvc.library import memory, spellings
+from llmsvc.library import memory
 from llmsvc.library.gguf import Header
 from llmsvc.library.settings import ModelSettings
 
@@ -37,8 +35,6 @@ MAX_BATCH_SECONDS = 0.4
 """What a full batch may take at the start of a context; at its end it takes about twice as long."""
 SMALLEST_BATCH = 8
 _FREE_SECONDS = 10.0
-_THINKING = re.compile(r"think(ing)?[>\]]\s*\Z", re.I)
-"""Where an answer begins with its thinking in any case."""
 
 
 class Engine:
@@ -102,6 +98,7 @@ class Engine:
             n_gpu_layers=n_gpu_layers,
             n_layers=n_layers,
         )
+        apart = not settings.only_reads and settings["REASONING_FORMAT"] != "none"
         self.model = Model(
             name=settings.name,
             file=settings.model.name,
@@ -109,10 +106,10 @@ class Engine:
             embedding=settings["EMBEDDING"],
             ranks=settings["RERANK"],
             can_call=bool(props["chat_template_caps"].get("supports_tools")),
-            thinks=await self._thinks(props),
+            thinks=apart and await template.thinks(self._http, props["chat_template_caps"]),
             can_fill=self._filler is not None,
         )
-        vocabulary = self._vocabulary(props.get("chat_template") or "")
+        vocabulary = template.vocabulary(settings.model, props.get("chat_template") or "")
         self._reader = Reader(
             self._http,
             vocabulary,
@@ -121,34 +118,6 @@ class Engine:
             self._has_moved,
         )
         self._planner = Planner(lambda: vocabulary, self.facts.n_ctx, self.model.can_call)
-
-    async def _thinks(self, props: dict[str, Any]) -> bool:
-        """Whether its template shows that it thinks, and we tell that apart: llama.cpp's server knows it,
-        but does not say so."""
-        settings, caps = self._settings, props["chat_template_caps"]
-        if settings.only_reads or settings["REASONING_FORMAT"] == "none":
-            return False
-        if caps.get("supports_preserve_reasoning") or caps.get("supports_reasoning_effort"):
-            return True
-        prompts: list[str] = []
-        for enabled in (True, False):
-            body = {
-                "messages": [{"role": "user", "content": "x"}],
-                "chat_template_kwargs": {"enable_thinking": enabled},
-            }
-            with contextlib.suppress(RefusedError):
-                prompts.append((await self._http.json("POST", "/apply-template", body))["prompt"])
-        return len(set(prompts)) > 1 or any(_THINKING.search(prompt) for prompt in prompts)
-
-    def _vocabulary(self, template: str) -> Vocabulary:
-        source = template.encode()
-        control = (spellings.CONTROL, spellings.UNKNOWN)
-        return Vocabulary(
-            # llama.cpp takes what looks like a mark between turns for one, whatever the GGUF says of it
-            ((spelling, kind in control or (len(spelling) > 2 and spelling in source and _looks(spelling)))
-             for spelling, kind in spellings.read(self._settings.model)),
-            JOINER,
-        )  # fmt: skip
 
     def self_test(self) -> None:
         """See engines.Engine."""
@@ -307,11 +276,6 @@ class Engine:
     def close(self) -> None:
         """See engines.Engine."""
         self._server.stop()
-
-
-def _looks(spelling: bytes) -> bool:
-    """Whether a token looks like a mark between turns."""
-    return spelling[:1] + spelling[-1:] in (b"<>", b"[]")
 
 
 def _brief(said: str) -> str:
