@@ -8,11 +8,14 @@ _MERGED = ("content", "reasoning_content")
 
 
 def add(messages: list[dict[str, Any]], message: dict[str, Any]) -> None:
-    """Adds a message. Turns of one side in a row are one, and so are the instructions at the beginning: many
-    templates insist on it."""
+    """Adds a message to the conversation, as most templates insist on it: turns of one side in a row are one,
+    and the system speaks first, or in the user's turn."""
     last = messages[-1] if messages else {}
-    together = ("user", "assistant", "system") if len(messages) == 1 else ("user", "assistant")
-    if message["role"] != last.get("role") or message["role"] not in together:
+    if message["role"] == "system" and last.get("role", "system") != "system":
+        # agents tell the model of such tags
+        told = f"<system-reminder>\n{message['content']}\n</system-reminder>"
+        message = {"role": "user", "content": told}
+    if message["role"] != last.get("role") or message["role"] == "tool":
         messages.append(message)
         return
     for key in _MERGED:

@@ -55,9 +55,7 @@ def test_turns_of_one_side_are_one_and_instructions_only_at_the_beginning():
     )  # fmt: skip
     assert made == [
         {"role": "system", "content": "A\nB"},
-        user("1\n2"),
-        {"role": "system", "content": "C"},
-        user("3"),
+        user("1\n2\n<system-reminder>\nC\n</system-reminder>\n3"),
     ]
 
 
