@@ -23,6 +23,8 @@ from tests.engine.test_tools import SHOW, TEMPLATES, TURNS
 
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 HELLO: Any = [{"role": "user", "content": "Say hello"}]
+SEA = "Write a very long story about the sea."
+"""Of more than a thousand tokens."""
 BODY: dict[str, Any] = {"model": "current", "max_tokens": 12, "temperature": 0, "messages": HELLO}
 PAINT: Any = {
     "name": "paint",
@@ -355,9 +357,10 @@ def test_a_cancelled_stream_ends_with_an_error_and_what_it_took(smollm2: Backend
 
 def test_counting_needs_no_turn(client: anthropic.Anthropic, smollm2: Backend) -> None:
     """Also of an engine that does one request at a time."""
-    body = {**BODY, "max_tokens": 3000, "stream": True, "messages": [{"role": "user", "content": "Go on"}]}
+    body = {**BODY, "max_tokens": 3000, "stream": True, "messages": [{"role": "user", "content": SEA}]}
     with smollm2.client.stream("POST", MESSAGES, json=body) as answer:
-        next(answer.iter_text())
+        events = answer.iter_text()  # kept: its end would be that of the connection
+        next(events)
         assert count(client) > 0
         assert smollm2.client.get("/health").json()["busy_since"]
 
