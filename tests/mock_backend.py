@@ -31,6 +31,7 @@ HEADERS = {True: b"text/event-stream; charset=utf-8", False: b"application/json"
 
 
 MESSAGES = "/v1/messages"
+RESPONSES = "/v1/responses"
 
 
 class Mock:
@@ -90,6 +91,7 @@ class Mock:
             "n_layers": 1,
             "busy_since": None,
             "embedding": False,
+            "capabilities": ["chat", "completions"],
         }
 
     async def cancel(self, request_id: str, send) -> None:
@@ -149,6 +151,11 @@ class Mock:
                 total = {**usage, "total_tokens": sum(usage.values())}
                 if path == MESSAGES:
                     await typed(send, {**problem, "usage": anthropic_usage(usage)})
+                elif path == RESPONSES:
+                    told = problem["error"]
+                    await typed(send, {"type": "error", "code": told["code"], "error": told})
+                    failed = response(self.name, "failed", text_of(usage), usage, error=told)
+                    await typed(send, {"type": "response.failed", "response": failed})
                 else:
                     await event(send, {"choices": [], "usage": total})
                     await event(send, problem)
@@ -167,10 +174,14 @@ class Mock:
         self, request_id: str, path: str, body: dict[str, Any], send, usage: dict[str, int], budget: int
     ) -> None:
         steer = body.get("mock", {})
-        if path == f"{MESSAGES}/count_tokens":
+        if path in (f"{MESSAGES}/count_tokens", f"{RESPONSES}/input_tokens"):
             await answer(send, 200, {"input_tokens": usage["prompt_tokens"]})
             return
-        if usage["prompt_tokens"] >= budget:
+        if path == "/v1/rerank":
+            # a reranker reads the query with each document
+            texts = [str(document) for document in body.get("documents") or []]
+            usage["prompt_tokens"] = sum(len(f"{body.get('query')} {text}".split()) for text in texts)
+        if usage["prompt_tokens"] > budget or (usage["prompt_tokens"] == budget and path != "/v1/rerank"):
             total = {**usage, "total_tokens": usage["prompt_tokens"]}
             refused = refusal(path)(429, "the prompt is larger than the budget", "token_budget_exceeded")
             told = anthropic_usage(usage) if path.startswith(MESSAGES) else total
@@ -182,7 +193,8 @@ class Mock:
         if steer.get("die") == -1:
             os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.sleep(steer.get("silent", 0))
-        count = min(steer.get("tokens", self.tokens), body.get("max_tokens") or 10**9)
+        most = body.get("max_output_tokens" if path == RESPONSES else "max_tokens") or 10**9
+        count = min(steer.get("tokens", self.tokens), most)
         count = min(count, budget - usage["prompt_tokens"])
         reason = "stop"
         delay = steer.get("delay", self.delay)
@@ -206,16 +218,36 @@ class Mock:
                 if path == MESSAGES:
                     await typed(send, {"type": "message_start", "message": message(self.name, "", usage)})
                     await typed(send, {"type": "content_block_start", "index": 0, "content_block": TEXT})
+                if path == RESPONSES:
+                    begun = response(self.name, "in_progress", None, usage)
+                    await typed(send, {"type": "response.created", "response": begun})
             usage["completion_tokens"] += 1
             text += f"word{number} "
             if stream and path == MESSAGES:
                 delta = {"type": "text_delta", "text": f"word{number} "}
                 await typed(send, {"type": "content_block_delta", "index": 0, "delta": delta})
+            elif stream and path == RESPONSES:
+                at = {"output_index": 0, "content_index": 0, "item_id": "msg_mock", "logprobs": []}
+                await typed(send, {"type": "response.output_text.delta", **at, "delta": f"word{number} "})
             elif stream:
                 choice = {"index": 0, "delta": {"content": f"word{number} "}, "finish_reason": None}
                 await event(send, {**base, "object": kind + ".chunk", "choices": [choice]})
         total = {**usage, "total_tokens": sum(usage.values())}
-        if path == MESSAGES:
+        if path == "/v1/rerank":
+            found = [{"index": at, "relevance_score": -at} for at, _ in enumerate(texts)]
+            total = {"prompt_tokens": usage["prompt_tokens"], "total_tokens": usage["prompt_tokens"]}
+            usage["completion_tokens"] = 0
+            await answer(send, 200, {"object": "list", "model": self.name, "results": found, "usage": total})
+        elif path == RESPONSES:
+            status = "completed" if reason == "stop" else "incomplete"
+            made = response(self.name, status, text, usage)
+            if not stream:
+                await answer(send, 200, made)
+                return
+            await typed(send, {"type": f"response.{status}", "response": made})
+            await asyncio.sleep(steer.get("linger", 0))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif path == MESSAGES:
             stop = {"stop_reason": "end_turn" if reason == "stop" else "max_tokens", "stop_sequence": None}
             if not stream:
                 await answer(
@@ -249,8 +281,12 @@ class Mock:
 
 def sound(body: dict[str, Any]) -> bool:
     """Whether it has the types that we read, as a real backend finds out with care."""
-    messages, most = body.get("messages", []), body.get("max_tokens")
-    known = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    messages, most = body.get("messages", []), body.get("max_tokens", body.get("max_output_tokens"))
+    known = (
+        isinstance(body.get("documents") or [], list)
+        and isinstance(messages, list)
+        and all(isinstance(message, dict) for message in messages)
+    )
     return known and (most is None or type(most) is int) and isinstance(body.get("mock", {}), dict)
 
 
@@ -288,6 +324,22 @@ def message(model: str, text: str, usage: dict[str, int]) -> dict[str, Any]:
     content = [{"type": "text", "text": text}] if text else []
     told = {"id": "msg_mock", "type": "message", "role": "assistant", "model": model, "content": content}
     return {**told, "stop_reason": None, "stop_sequence": None, "usage": anthropic_usage(usage)}
+
+
+def text_of(usage: dict[str, int]) -> str:
+    return "".join(f"word{number} " for number in range(usage["completion_tokens"]))
+
+
+def response(model: str, status: str, text: str | None, usage: dict[str, int], **more: Any) -> dict[str, Any]:
+    """A response object of OpenAI's; without a text it has only begun."""
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    item = {"id": "msg_mock", "type": "message", "role": "assistant", "status": status, "content": [part]}
+    told = {"id": "resp_mock", "object": "response", "created_at": 1, "model": model, "status": status}
+    told |= {"output": [] if text is None else [item], "tools": [], "tool_choice": "auto"}
+    used = {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
+    details = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
+    used = {**used, **details, "total_tokens": sum(usage.values())}
+    return {**told, "parallel_tool_calls": True, **more, "usage": None if text is None else used}
 
 
 def anthropic_usage(usage: dict[str, int]) -> dict[str, int]:

@@ -10,9 +10,11 @@ import dataclasses
 import json
 from typing import Any
 
-from llmsvc.backend import fields, messages, sampling, tools
+from llmsvc.backend import fields, messages, sampling, thinking, tools
+from llmsvc.backend.capabilities import CAPABILITIES, lacking
 from llmsvc.backend.problem import ApiError, bad
 from llmsvc.backend.schemas import safe
+from llmsvc.backend.thinking import Thinking
 from llmsvc.backend.tools import Tools
 from llmsvc.backend.vocabulary import MARK
 
@@ -30,20 +32,37 @@ class Model:
     file: str
     n_vocab: int
     embedding: bool = False
+    ranks: bool = False
+    """Whether it is a reranker."""
     prompt_logits: bool = False
     """Whether the logprobs of a prompt are to be had."""
+    can_go_on: bool = False
+    """Whether it can be kept from ending an answer."""
     can_call: bool = False
     """Whether it was taught to call functions, in a syntax that we read."""
+    thinks: bool = False
+    """Whether it thinks before it answers, and that is told apart."""
     can_fill: bool = False
     """Whether it was taught to fill in the middle of a text."""
 
     @property
     def capabilities(self) -> list[str]:
-        """What it can be asked for."""
-        if self.embedding:
-            return ["embeddings"]
-        own = {"tools": self.can_call, "infill": self.can_fill}
-        return ["chat", "completions", "json_schema", *(name for name, has in own.items() if has)]
+        """What it can be asked for, in the words of capabilities.CAPABILITIES."""
+        writes = not (self.embedding or self.ranks)
+        has = {
+            "prompt_logprobs": self.prompt_logits,
+            "min_tokens": self.can_go_on,
+            "tools": self.can_call,
+            "reasoning": self.thinks,
+            "infill": self.can_fill,
+        }
+        return [
+            name
+            for name in CAPABILITIES
+            if (name == "embeddings" and self.embedding)
+            or (name == "rerank" and self.ranks)
+            or (name not in ("embeddings", "rerank") and writes and has.get(name, True))
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +77,12 @@ class Request:
     suffix: str | None = None
     echo: bool = False
     inputs: list[str] | None = None
-    """The texts to make embeddings of."""
+    """The texts to make embeddings of, or the documents to rank."""
+    query: str | None = None
+    """What documents are ranked by."""
+    top: int = 0
+    """How many of them the answer lists."""
+    return_documents: bool = False
     base64: bool = False
     """Whether embeddings are sent as base64."""
     stops: list[str] = dataclasses.field(default_factory=list)
@@ -69,6 +93,7 @@ class Request:
     schema: dict[str, Any] | None = None
     """The JSON schema that the answer must keep to."""
     tools: Tools | None = None
+    thinking: Thinking = dataclasses.field(default_factory=Thinking)
     min_tokens: int = 0
     bias: dict[int, float] = dataclasses.field(default_factory=dict)
     tells_stop: bool = False
@@ -99,8 +124,8 @@ def parse(raw: bytes) -> dict[str, Any]:
 
 def chat(body: dict[str, Any], model: Model) -> Request:
     """/v1/chat/completions."""
-    _need_text_model(model)
-    _check_model(body, model)
+    _need_text_model(model, "chat")
+    check_model(body, model)
     out = sampling.of_app(body, model.name)
     out["messages"] = [{"role": "user", "content": ""}]
     chat_messages = messages.normalise(body.get("messages"))
@@ -112,12 +137,12 @@ def chat(body: dict[str, Any], model: Model) -> Request:
         else None
     )
     wants_json, schema = _response_format(body)
-    functions = tools.normalise(body, can_choose=model.can_call)
+    functions = tools.normalise(body, model.name, can_choose=model.can_call)
     if functions and wants_json:
         raise bad("tools and a response_format of JSON cannot be used together", "response_format")
     if functions and logprobs is not None:
         raise bad("logprobs cannot be had together with tools", "logprobs", "unsupported_parameter")
-    rest = sampling.ours(body, model.n_vocab)
+    rest = _ours(body, model)
     if rest["min_tokens"] and (wants_json or (functions and functions.forced)):
         # a form that is complete can only end
         raise bad("min_tokens cannot be used together with a form of the answer", "min_tokens")
@@ -129,13 +154,14 @@ def chat(body: dict[str, Any], model: Model) -> Request:
         json=wants_json,
         schema=schema,
         tools=functions,
+        thinking=thinking.wanted(body, model.name, thinks=model.thinks),
         **rest,
     )
 
 
 def completion(body: dict[str, Any], model: Model) -> Request:
     """/v1/completions."""
-    _need_text_model(model)
+    _need_text_model(model, "completions")
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
@@ -145,17 +171,13 @@ def completion(body: dict[str, Any], model: Model) -> Request:
     if suffix is not None and not isinstance(suffix, str):
         raise bad("suffix must be a text", "suffix")
     if suffix is not None and not model.can_fill:
-        raise bad("this model has no tokens for a suffix", "suffix", "unsupported_parameter")
+        raise lacking(model.name, "infill", "suffix")
     if body.get("best_of", 1) != 1:
         raise bad("best_of must be 1", "best_of")
     echo, logprobs = fields.boolean(body, "echo"), fields.integer(body, "logprobs", 0, MAX_LOGPROBS)
     if echo and logprobs is not None and not model.prompt_logits:
-        raise bad(
-            "the logprobs of a prompt (echo) need LOGITS_ALL=1 in the settings of this model",
-            "logprobs",
-            "logprobs_not_supported",
-        )
-    _check_model(body, model)
+        raise lacking(model.name, "prompt_logprobs", "logprobs")
+    check_model(body, model)
     out = sampling.of_app(body, model.name)
     out["prompt"] = ""
     return Request(
@@ -165,14 +187,14 @@ def completion(body: dict[str, Any], model: Model) -> Request:
         suffix=suffix,
         echo=echo,
         logprobs=logprobs,
-        **sampling.ours(body, model.n_vocab),
+        **_ours(body, model),
     )
 
 
 def embedding(body: dict[str, Any], model: Model) -> Request:
     """/v1/embeddings."""
     if not model.embedding:
-        raise bad("this model does not make embeddings", None, "embeddings_not_supported")
+        raise lacking(model.name, "embeddings")
     texts = body.get("input")
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not 0 < len(texts) <= MAX_INPUTS:
@@ -184,7 +206,7 @@ def embedding(body: dict[str, Any], model: Model) -> Request:
         raise bad("encoding_format must be float or base64", "encoding_format")
     if "dimensions" in body:
         raise bad("dimensions cannot be chosen", "dimensions", "unsupported_parameter")
-    _check_model(body, model)
+    check_model(body, model)
     body = {"model": model.name, "input": ""}
     return Request("/v1/embeddings", body, inputs=texts, base64=encoding == "base64")
 
@@ -210,12 +232,20 @@ def tokens(body: dict[str, Any], model: Model) -> list[int]:
     return value
 
 
-def _check_model(body: dict[str, Any], model: Model) -> None:
+def check_model(body: dict[str, Any], model: Model) -> None:
+    """:raises ApiError: 404, it names another model than this one"""
     wanted = body.get("model", "")
     if not isinstance(wanted, str):
         raise bad("model must be a text", "model")
     if wanted not in ("", "current", model.name, model.file):
         raise ApiError(404, f"the model here is {model.name}", param="model", code="model_not_found")
+
+
+def _ours(body: dict[str, Any], model: Model) -> dict[str, Any]:
+    rest = sampling.ours(body, model.n_vocab)
+    if rest["min_tokens"] and not model.can_go_on:
+        raise lacking(model.name, "min_tokens", "min_tokens")
+    return rest
 
 
 def _response_format(body: dict[str, Any]) -> tuple[bool, dict[str, Any] | None]:
@@ -233,6 +263,8 @@ def _response_format(body: dict[str, Any]) -> tuple[bool, dict[str, Any] | None]
     return True, None if schema is None else safe(schema, param)
 
 
-def _need_text_model(model: Model) -> None:
+def _need_text_model(model: Model, capability: str) -> None:
     if model.embedding:
-        raise bad("this model makes embeddings only: POST /v1/embeddings", None, "completions_not_supported")
+        raise lacking(f"{model.name} makes embeddings only (POST /v1/embeddings) and", capability)
+    if model.ranks:
+        raise lacking(f"{model.name} ranks documents only (POST /v1/rerank) and", capability)

@@ -17,7 +17,7 @@ from llmsvc.backend.bodies import Model, Request
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.loading import Progress
 from llmsvc.errors import Error
-from llmsvc.library import processor
+from llmsvc.library import processor, purpose
 from llmsvc.library.gguf import Header
 from llmsvc.library.settings import ModelSettings
 
@@ -112,6 +112,7 @@ def load(
         processor.check(settings["ENGINE"])
     except Error as error:
         raise settings.error("ENGINE", error.message, error.hint) from None
+    purpose.check(settings, header)
     # each imports what the other does not need, and may not have installed
     if settings["ENGINE"] == "native":
         from llmsvc.backend.native import engine as native

@@ -24,7 +24,7 @@ class JobCancelledError(Exception):
 class Reply(Protocol):
     """What makes the objects of one answer."""
 
-    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
+    def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The chunk that OpenAI sends for stream_options.include_usage."""
 
 
@@ -43,6 +43,8 @@ class Job:
         """It has had its time: the next token is its last, and the answer ends as at max_tokens."""
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.reasoning_tokens = 0
+        """Of these, what the model thought, where the engine tells that apart."""
         self.cancelled: str | None = None
         """Why it was cancelled: `left`, `cancel`, `stopping` or `slow`."""
         self.task: Any = None
@@ -92,13 +94,16 @@ class Job:
             return None
         return round((self.completion_tokens - 1) / seconds, 2)
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         """OpenAI's usage object: what was read and produced until now."""
-        return {
+        usage: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
         }
+        if self.reasoning_tokens:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        return usage
 
 
 class Jobs:

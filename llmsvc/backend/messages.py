@@ -51,6 +51,8 @@ def _message(message: object, place: str) -> dict[str, Any]:
             out["name"] = _string(message["name"], f"{place}.name")
     if role == "function":
         out["name"] = _string(message.get("name"), f"{place}.name")
+    if role == "assistant" and isinstance(thought := message.get("reasoning_content"), str):
+        out["reasoning_content"] = thought
     if role == "assistant" and calls:
         out["tool_calls"] = _calls(calls, f"{place}.tool_calls")
     return out

@@ -23,7 +23,7 @@ class ApiError(Exception):
         self.code = code
         self.too_long: tuple[int, int] | None = None
         """The tokens that a request has, at least, and those that there is room for."""
-        self.usage: dict[str, int] | None = None
+        self.usage: dict[str, Any] | None = None
         """Tokens that the failed request took; told beside the error, so that they can be counted."""
 
     def body(self) -> dict[str, Any]:

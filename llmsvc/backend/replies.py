@@ -65,7 +65,7 @@ class Reply:
         """The chunk that says why the answer is over."""
         return self._chunk({} if self._chat else "", finish=finish)
 
-    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
+    def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The chunk that OpenAI sends for stream_options.include_usage."""
         return self._object({"choices": [], "usage": usage}, stream=True)
 

@@ -110,6 +110,7 @@ class SingleKey:
             "type": "model",
             "display_name": health["model"],
             "created_at": datetime.datetime.fromtimestamp(self._created, datetime.timezone.utc).isoformat(),
+            "capabilities": health["capabilities"],
         }
 
 

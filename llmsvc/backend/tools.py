@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
+from llmsvc.backend.capabilities import lacking
 from llmsvc.backend.problem import bad
 from llmsvc.backend.schemas import safe
 
@@ -27,9 +28,10 @@ class Tools:
     """How many calls the answer may have."""
 
 
-def normalise(body: dict[str, Any], *, can_choose: bool) -> Tools | None:
+def normalise(body: dict[str, Any], model: str, *, can_choose: bool) -> Tools | None:
     """Checks tools and tool_choice.
 
+    :param model: its name
     :param can_choose: whether the model was taught to call functions
     :returns: None where there are none
     :raises ApiError: 400, `tools_not_supported` where the model would have to choose by itself and cannot
@@ -60,11 +62,7 @@ def normalise(body: dict[str, Any], *, can_choose: bool) -> Tools | None:
         raise bad("tool_choice names a function that is not in tools", "tool_choice")
     wanted = [name] if name else list(names) if choice == "required" else []
     if not can_choose and len(wanted) != 1:
-        raise bad(
-            "this model cannot choose a function by itself; name one in tool_choice",
-            "tool_choice",
-            "tools_not_supported",
-        )
+        raise lacking(model, "tools", "tool_choice")
     forced = {
         tool["function"]["name"]: safe(tool["function"]["parameters"], f"tools[{index}].function.parameters")
         for index, tool in enumerate(tools)

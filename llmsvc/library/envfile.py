@@ -13,7 +13,7 @@ from llmsvc.library.sizing import AGENTS, MOST, Sizing
 
 _COMMENTED = (
     "N_GPU_LAYERS", "GPU", "REQUIRE_GPU", "N_THREADS", "N_THREADS_BATCH", "N_BATCH", "FLASH_ATTN", "TYPE_K",
-    "TYPE_V", "USE_MMAP", "USE_MLOCK", "LOGITS_ALL", "EMBEDDING",
+    "TYPE_V", "USE_MMAP", "USE_MLOCK", "LOGITS_ALL", "EMBEDDING", "ENGINE", "RERANK",
 )  # fmt: skip
 _DOCS = {setting.key: setting for setting in SETTINGS}
 
@@ -59,6 +59,9 @@ def text(
         own["N_GPU_LAYERS"] = str(sizing.n_gpu_layers)
     if header.embeds:
         own["EMBEDDING"] = "1"
+    if header.ranks:
+        # the only engine that can
+        own |= {"ENGINE": "native", "RERANK": "1"}
     for key in _COMMENTED:
         lines += ["", *_comment(key), f"{key}={own[key]}" if key in own else f"#{key}={_DOCS[key].default}"]
     return "\n".join(lines) + "\n"
@@ -83,13 +86,13 @@ def _about_context(header: gguf.Header, sizing: Sizing) -> list[str]:
         about += f"With {sizing.n_ctx} it needs {progress.size(sizing.needed)} of memory, which was free. "
     if sizing.n_ctx < min(trained or MOST, MOST):
         about += "More takes more memory. "
-    if sizing.n_ctx < AGENTS and not header.embeds:
+    if sizing.n_ctx < AGENTS and not header.only_reads:
         about += f"Coding agents need {AGENTS}."
     return _wrapped(about.strip())
 
 
 def _chat_format(header: gguf.Header, chat_format: str | None) -> list[str]:
-    if header.has_chat_template or header.embeds:
+    if header.has_chat_template or header.only_reads:
         return ["#CHAT_FORMAT="]
     without = "# This GGUF has no template of its own"
     if chat_format:

@@ -98,7 +98,7 @@ def estimate(settings: ModelSettings, header: gguf.Header, n_ctx: int | None = N
 def _batch(settings: ModelSettings, n_ctx: int) -> int:
     """Tokens that are computed at once, as the engines set them."""
     keys = ("N_BATCH", "N_UBATCH")
-    return min(n_ctx if settings["EMBEDDING"] and k not in settings.lines else settings[k] for k in keys)
+    return min(n_ctx if settings.only_reads and k not in settings.lines else settings[k] for k in keys)
 
 
 def _cache(settings: ModelSettings, header: gguf.Header, n_ctx: int) -> int:

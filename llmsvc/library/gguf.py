@@ -15,6 +15,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from llmsvc.errors import ModelError
 from llmsvc.library import geometry, sources
@@ -36,6 +37,9 @@ BLOCKS = {
     34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18), 42: (64, 18),
 }  # fmt: skip
 """(elements in a block, bytes of a block) by ggml's type number: ggml.c, type_traits."""
+_RANK = 4
+"""llama.h, LLAMA_POOLING_TYPE_RANK"""
+_RANKING_HEADS = {"cls.weight", "cls.output.weight"}
 _REPACKED = {2, 12, 20}
 """Types that llama.cpp copies into another order for the CPU: ggml-cpu/repack.cpp, for AVX2."""
 
@@ -71,9 +75,18 @@ class Header:
     has_chat_template: bool
     embeds: bool
     """Whether it was made for embeddings."""
+    ranks: bool
+    """Whether it was made to rank documents by how well they answer a query."""
+    can_rank: bool
+    """Whether it has the head that this takes; without one the scores would mean nothing."""
     geometry: Geometry
     repacked: int
     """Bytes of the tensors that llama.cpp copies on a CPU, beside the file that it maps."""
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether it was made to read texts, not to write any."""
+        return self.embeds or self.ranks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +100,7 @@ class _Part:
     tensors: int
     parameters: int
     repacked: int
+    can_rank: bool
     number: int
     """Its place among the parts, from 0."""
     of: int
@@ -114,11 +128,15 @@ def read_header(file: Path) -> Header:
         expected = _number(first.values, "split.tensors.count")
         if expected not in (None, sum(part.tensors for part in total)):
             raise BrokenError("and its parts do not belong together: tensors are missing")
+    purpose = _purpose(first.values, header.architecture, can_rank=any(part.can_rank for part in total))
     return dataclasses.replace(
         header,
         size=sum(part.size for part in total),
         parameters=sum(part.parameters for part in total),
         repacked=sum(part.repacked for part in total),
+        embeds=purpose.embeds,
+        ranks=purpose.ranks,
+        can_rank=purpose.can_rank,
     )
 
 
@@ -190,7 +208,7 @@ def _part(reader: Reader) -> _Part:
     of = max(_number(values, "split.count") or 1, 1)
     if not tensors and of == 1:
         raise BrokenError("holds no tensors")
-    parameters, repacked = _tensors(reader, tensors, _alignment(values))
+    parameters, repacked, can_rank = _tensors(reader, tensors, _alignment(values))
     return _Part(
         reader.size,
         version,
@@ -199,6 +217,7 @@ def _part(reader: Reader) -> _Part:
         tensors,
         parameters,
         repacked,
+        can_rank,
         number=_number(values, "split.no") or 0,
         of=of,
     )
@@ -208,6 +227,7 @@ def _header(part: _Part) -> Header:
     values = part.values
     architecture = _identity(values)
     file_type = _number(values, "general.file_type")
+    purpose = _purpose(values, architecture, can_rank=part.can_rank)
     return Header(
         size=part.size,
         version=part.version,
@@ -218,10 +238,27 @@ def _header(part: _Part) -> Header:
         block_count=_number(values, f"{architecture}.block_count"),
         parameters=part.parameters,
         has_chat_template=bool(values.get("tokenizer.chat_template")),
-        embeds=_number(values, f"{architecture}.pooling_type") is not None,
+        embeds=purpose.embeds,
+        ranks=purpose.ranks,
+        can_rank=purpose.can_rank,
         geometry=geometry.read(values, architecture, part.vocabulary),
         repacked=part.repacked,
     )
+
+
+class _Purpose(NamedTuple):
+    """See the fields of Header."""
+
+    embeds: bool
+    ranks: bool
+    can_rank: bool
+
+
+def _purpose(values: dict[str, object], architecture: str, *, can_rank: bool) -> _Purpose:
+    pooling = _number(values, f"{architecture}.pooling_type")
+    # files of rerankers that were made before 2025 do not say it
+    ranks = pooling == _RANK or (pooling is None and can_rank)
+    return _Purpose(pooling is not None and not ranks, ranks, can_rank)
 
 
 def _metadata(reader: Reader, keys: int) -> tuple[dict[str, object], int]:
@@ -285,9 +322,11 @@ def _alignment(values: dict[str, object]) -> int:
     return alignment
 
 
-def _tensors(reader: Reader, count: int, alignment: int) -> tuple[int, int]:
-    """Checks that the data of all tensors lies within the file; returns Header.parameters and .repacked."""
+def _tensors(reader: Reader, count: int, alignment: int) -> tuple[int, int, bool]:
+    """Checks that the data of all tensors lies within the file; returns Header.parameters, .repacked and
+    .can_rank."""
     parameters = repacked = end = 0
+    can_rank = False
     for _ in range(count):
         name = reader.text()
         dimensions = reader.u32()
@@ -303,6 +342,7 @@ def _tensors(reader: Reader, count: int, alignment: int) -> tuple[int, int]:
         if shape[0] % per_block or offset % alignment or elements >= 1 << 48:
             raise BrokenError(f"has an impossible tensor {printable(name)}")
         parameters += elements
+        can_rank |= name in _RANKING_HEADS
         length = elements // per_block * block_bytes
         end = max(end, offset + length)
         # the embedding is looked up, not multiplied, and stays as it is
@@ -311,7 +351,7 @@ def _tensors(reader: Reader, count: int, alignment: int) -> tuple[int, int]:
     data = -(-reader.position // alignment) * alignment
     if data + end > reader.size:
         raise BrokenError(f"is truncated: {reader.size} bytes of at least {data + end}")
-    return parameters, repacked
+    return parameters, repacked, can_rank
 
 
 def printable(text: object) -> str | None:

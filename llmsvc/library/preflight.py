@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmsvc import config, paths
 from llmsvc.errors import Error
-from llmsvc.library import fit, gguf, memory, processor, records, settings, sources, store
+from llmsvc.library import fit, gguf, memory, processor, purpose, records, settings, sources, store
 
 UNTOUCHED = "the model that runs was not touched"
 _FORCE = "--force starts it all the same"
@@ -31,6 +31,7 @@ def check(
         loaded = settings.load(name)
         processor.check(loaded["ENGINE"])
         header = gguf.read_header(loaded.model)
+        purpose.check(loaded, header)
     except Error as error:
         _explain(error, UNTOUCHED)
         raise

@@ -94,7 +94,7 @@ SETTINGS: tuple[Setting, ...] = (
         integer(1, 64),
         "",
         f"With ENGINE=native: requests that are served at once, each with N_CTX tokens of context. Default: "
-        f"{DEFAULT_SLOTS}; one for embeddings.",
+        f"{DEFAULT_SLOTS}; one for embeddings and rerankers.",
     ),
     Setting(
         "GPU",
@@ -143,6 +143,13 @@ SETTINGS: tuple[Setting, ...] = (
         'JSON object for the chat template, as {"enable_thinking": false}.',
     ),
     Setting("EMBEDDING", boolean, "0", "1: the model makes embeddings, and nothing else."),
+    Setting(
+        "RERANK",
+        boolean,
+        "0",
+        "With ENGINE=native, 1: the model is a reranker: it ranks documents by how well they answer a query "
+        "(POST /v1/rerank), and does nothing else.",
+    ),
     Setting(
         "LOGITS_ALL",
         boolean,
@@ -201,7 +208,7 @@ SETTINGS: tuple[Setting, ...] = (
 _KNOWN = {setting.key: setting for setting in SETTINGS}
 ONLY = {
     "llama-cpp-python": frozenset({"KV_OVERRIDES", "LOGITS_ALL"}),
-    "native": frozenset({"CACHE_PER_USER", "CACHE_RAM", "REASONING_FORMAT", "SLOTS", "SWA_FULL"}),
+    "native": frozenset({"CACHE_PER_USER", "CACHE_RAM", "REASONING_FORMAT", "RERANK", "SLOTS", "SWA_FULL"}),
 }
 """Keys that only one engine knows."""
 OURS = frozenset({"ENGINE", "GPU", "REQUIRE_GPU"}) | ONLY["native"]
@@ -257,10 +264,15 @@ class ModelSettings:
         return self.values[key]
 
     @property
+    def only_reads(self) -> bool:
+        """Whether the model reads texts and writes none: for embeddings, or to rank documents."""
+        return bool(self["EMBEDDING"] or self["RERANK"])
+
+    @property
     def slots(self) -> int:
         """Requests that are served at once."""
         # vectors of several inputs in one batch come out wrong (llama.cpp b11549), and are no faster
-        if self["ENGINE"] != "native" or self["EMBEDDING"]:
+        if self["ENGINE"] != "native" or self.only_reads:
             return 1
         return int(self["SLOTS"] or DEFAULT_SLOTS)
 
@@ -307,6 +319,8 @@ def parse(name: str, entries: Mapping[str, env.Entry], file: Path) -> ModelSetti
     if values["REQUIRE_GPU"] and (values["GPU"] == "none" or values["N_GPU_LAYERS"] == 0):
         key = "GPU" if values["GPU"] == "none" else "N_GPU_LAYERS"
         raise settings.error(key, "contradicts REQUIRE_GPU=1")
+    if values["RERANK"] and values["EMBEDDING"]:
+        raise settings.error("RERANK", "contradicts EMBEDDING=1: a model does one or the other")
     _check_engine(settings)
     return settings
 

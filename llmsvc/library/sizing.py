@@ -57,7 +57,7 @@ def choose(
     :param force: do not refuse
     :raises FitError: it can never fit on this machine: with the numbers and what would
     """
-    most = min(header.context_length or settings.DEFAULT_N_CTX, MOST_EMBEDDING if header.embeds else MOST)
+    most = min(header.context_length or settings.DEFAULT_N_CTX, MOST_EMBEDDING if header.only_reads else MOST)
     least = min(most, LEAST)
     now = _largest(name, header, most, _reduced(room, _MARGIN)) or _largest(name, header, least, room)
     if now:
@@ -68,9 +68,11 @@ def choose(
     return _told(name, header, room, most, least, None, fits=False)
 
 
-def wanted(name: str, n_ctx: int, n_gpu_layers: int | None = None, *, embeds: bool = False) -> ModelSettings:
+def wanted(
+    name: str, n_ctx: int, n_gpu_layers: int | None = None, *, only_reads: bool = False
+) -> ModelSettings:
     """The settings of a model that is not there yet."""
-    text = f"MODEL=/{name}.gguf\nN_CTX={n_ctx}\nEMBEDDING={int(embeds)}\n"
+    text = f"MODEL=/{name}.gguf\nN_CTX={n_ctx}\nEMBEDDING={int(only_reads)}\n"
     text += "" if n_gpu_layers is None else f"N_GPU_LAYERS={n_gpu_layers}\n"
     file = Path(f"{name}.env")
     return settings.parse(name, env.parse(text, file), file)
@@ -92,13 +94,13 @@ def _largest(name: str, header: gguf.Header, most: int, room: memory.Room) -> tu
 
 
 def _largest_context(name: str, header: gguf.Header, most: int, layers: int | None, room: memory.Room) -> int:
-    model = wanted(name, most, layers, embeds=header.embeds)
+    model = wanted(name, most, layers, only_reads=header.only_reads)
     n_ctx = fit.largest_context(model, header, room) or 0
     return min(n_ctx // 1024 * 1024 if n_ctx > 1024 else n_ctx, most)
 
 
 def _fits(name: str, header: gguf.Header, n_ctx: int, layers: int | None, room: memory.Room) -> bool:
-    return fit.fits(fit.estimate(wanted(name, n_ctx, layers, embeds=header.embeds), header), room)
+    return fit.fits(fit.estimate(wanted(name, n_ctx, layers, only_reads=header.only_reads), header), room)
 
 
 def _reduced(room: memory.Room, share: float) -> memory.Room:
@@ -116,7 +118,7 @@ def _told(
     *,
     fits: bool,
 ) -> Sizing:
-    estimate = fit.estimate(wanted(name, n_ctx, layers, embeds=header.embeds), header)
+    estimate = fit.estimate(wanted(name, n_ctx, layers, only_reads=header.only_reads), header)
     notes = []
     if not fits:
         held = f", much is held by {', '.join(map(str, room.holders))}" if room.holders else ""
@@ -126,9 +128,11 @@ def _told(
         )
     elif n_ctx < most:
         notes.append(f"its context is {n_ctx} tokens, what fits into memory, of {most} that it could have")
-    if n_ctx < AGENTS and not header.embeds:
+    if n_ctx < AGENTS and not header.only_reads:
         why = "was trained for no more" if most < AGENTS else "N_CTX is smaller"
         notes.append(f"coding agents will fail: they need a context of {AGENTS} tokens, and it {why}")
+    if header.ranks:
+        notes.append("it is a reranker: ENGINE=native runs it, and POST /v1/rerank is all that it answers")
     if layers is not None:
         notes.append(f"{layers} of {(header.block_count or 0) + 1} layers fit onto the GPU")
     return Sizing(n_ctx, layers, estimate.needed + estimate.needed_gpu, fits, tuple(notes))
@@ -137,9 +141,9 @@ def _told(
 def _refusal(
     name: str, header: gguf.Header, ever: memory.Room, least: int, entry: catalogue.Entry | None
 ) -> fit.FitError:
-    estimate = fit.estimate(wanted(name, least, embeds=header.embeds), header)
+    estimate = fit.estimate(wanted(name, least, only_reads=header.only_reads), header)
     smaller = largest_quantization(entry, ever) if entry else None
-    largest = fit.largest_context(wanted(name, least, embeds=header.embeds), header, ever)
+    largest = fit.largest_context(wanted(name, least, only_reads=header.only_reads), header, ever)
     has = ever.limit or f"is all that this machine has{'' if ever.gpu is None else ' beside its GPU'}"
     on_gpu = f" and {size(estimate.needed_gpu)} on the GPU" if estimate.needed_gpu else ""
     advice = []
@@ -182,6 +186,8 @@ def header_of(entry: catalogue.Entry, file: catalogue.File) -> gguf.Header:
         parameters=0,
         has_chat_template=True,
         embeds=entry.embedding,
+        ranks=False,
+        can_rank=False,
         geometry=entry.shape or gguf.NO_GEOMETRY,
         repacked=0,
     )

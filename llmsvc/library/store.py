@@ -10,8 +10,8 @@ from pathlib import Path
 
 from llmsvc import atomic, env, paths
 from llmsvc.config import Config, valid_model_name
-from llmsvc.errors import ConflictError, Error, NotFoundError, SettingError
-from llmsvc.library import envfile, files, gguf, records, settings, sources
+from llmsvc.errors import ConflictError, Error, ModelError, NotFoundError, SettingError
+from llmsvc.library import envfile, files, gguf, purpose, records, settings, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,7 @@ def model(name: str) -> Model:
         file = loaded.model
         header = gguf.read_header(file)
         n_ctx = _n_ctx(loaded["N_CTX"], header.context_length)
+        purpose.check(loaded, header)
     except SettingError as error:
         problem = error.message
     default = name == default_model()
@@ -157,7 +158,9 @@ def change(name: str, values: Mapping[str, str]) -> bool:
         for key in values:
             # a key that is not allowed at all, also where its value is empty
             settings.check_key(env.Entry(key, values[key], entries[key].line if key in entries else 0), file)
-        settings.parse(name, entries, file)
+        parsed = settings.parse(name, entries, file)
+        with contextlib.suppress(ModelError):
+            purpose.check(parsed, gguf.read_header(parsed.model))
         if after == before:
             return False
         atomic.write(file, after, file.stat().st_mode & 0o777)

@@ -18,7 +18,7 @@ class Budget:
 
     :param body_bytes: size of the request's body; no text has more tokens than bytes
     :param answer: tokens that its answer may have, None for as many as fit
-    :param context: gives the context of the model that is loaded, in tokens, where that is known
+    :param context: gives the tokens that the loaded model has room for, where that is known and a bound
     """
 
     def __init__(

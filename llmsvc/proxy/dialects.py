@@ -20,6 +20,8 @@ class Dialect:
     """Sent into a stream that would be silent for long."""
     x_api_key = False
     """Whether a key may come in `x-api-key` too."""
+    reads_again = False
+    """Whether the model reads some of a body more than once, so that its bytes bound no tokens."""
     open_ended = True
     """Whether a bound of 0 or less means as many tokens as fit, and an absent one ours."""
 
@@ -119,12 +121,63 @@ class _Messages(EventStream):
         return True
 
 
+class Rerank(Dialect):
+    """Rerankers read the query with each document."""
+
+    reads_again = True
+
+
+class Responses(Dialect):
+    """OpenAI's responses."""
+
+    def stream(self, *, keep_usage: bool) -> EventStream:
+        return _Responses()
+
+    def error_event(self, error: bytes) -> bytes:
+        told = json.loads(error)["error"]
+        # OpenAI's SDKs raise it for the object, others read what is beside that
+        beside = {key: told.get(key) for key in ("code", "message", "param")}
+        event = {"type": "error", "sequence_number": 0, **beside, "error": told}
+        return b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n"
+
+
+class _Responses(EventStream):
+    """The usage is in the response that the last event holds; the error of one that failed stands before."""
+
+    # no JSON holds a line end
+    _GOOD = (b"event: response.completed\n", b"event: response.incomplete\n")
+    _BAD = (b"event: error\n", b"event: response.failed\n")
+
+    def tells(self, data: bytes) -> bool:
+        return any(mark in data for mark in (*self._GOOD, *self._BAD))
+
+    def ends(self, data: bytes) -> bool:
+        return any(mark in data for mark in self._GOOD)
+
+    def keep(self, event: bytes) -> bool:
+        if not self.tells(event):
+            return True
+        try:
+            told = json.loads(event.partition(b"\ndata: ")[2])
+        except ValueError:
+            return True
+        if told.get("type") == "error":
+            self.fail(told)
+        response = told.get("response")
+        if isinstance(response, dict):
+            self.usage = Usage.of(response.get("usage")) or self.usage
+        return True
+
+
 _PLAIN = Dialect()
 ROUTES = {
     "/v1/chat/completions": Dialect("max_completion_tokens", "max_tokens"),
     # OpenAI's have no max_completion_tokens, but the backend reads it
     "/v1/completions": Dialect("max_completion_tokens", "max_tokens"),
     "/v1/embeddings": _PLAIN,
+    "/v1/rerank": Rerank(),
+    "/v1/responses": Responses("max_output_tokens"),
+    "/v1/responses/input_tokens": _PLAIN,
     "/v1/messages": Anthropic("max_tokens"),
     "/v1/messages/count_tokens": Anthropic(),
     "/extras/tokenize": _PLAIN,

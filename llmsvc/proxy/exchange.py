@@ -170,7 +170,7 @@ class Exchange:
         self._tally.request_bytes = len(raw)
         self._body = body.parse(raw, self._dialect)
         self._case = Case(services.poison, self._path, raw)
-        answer = self._body.answer_tokens(self._bounds)
+        answer = None if self._dialect.reads_again else self._body.answer_tokens(self._bounds)
         self._budget = Budget(services.limits, self.who, len(raw), answer, self._context)
         self._wants = services.switcher.wanted(self.who.record, self._body.model)
         if self._wants is not None:
@@ -256,8 +256,10 @@ class Exchange:
             self._held += queue.outage_seconds() - outages
 
     def _context(self) -> int | None:
+        """Tokens that the request can take at most, by the model's context."""
         backend = self._services.queue.backend
-        return backend.context if backend else None
+        # of what is only read there may be many texts, each as long as that
+        return backend.context if backend and self._dialect.lengths else None
 
     @property
     def _bounds(self) -> body.Bounds:

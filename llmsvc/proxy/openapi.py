@@ -80,6 +80,27 @@ _SCHEMAS: dict[str, Schema] = {
     "EmbeddingRequest": _object(
         required=("input",), model=_MODEL_NAME, input={"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}
     ),
+    "RerankRequest": _object(
+        required=("query", "documents"),
+        model=_MODEL_NAME,
+        query=_TEXT,
+        documents={"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, _object(text=_TEXT)]}},
+        top_n={"type": ["integer", "null"], "minimum": 1},
+        return_documents={"type": ["boolean", "null"], "default": False},
+    ),
+    "ResponsesRequest": _object(
+        required=("input",),
+        model=_MODEL_NAME,
+        input={"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
+        instructions=_nullable(_TEXT),
+        max_output_tokens={"type": ["integer", "null"], "minimum": 1},
+        stream={"type": ["boolean", "null"], "default": False},
+    ),
+    "InputTokensRequest": _object(
+        required=("input",),
+        model=_MODEL_NAME,
+        input={"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
+    ),
     "MessagesRequest": _object(
         required=("messages", "max_tokens"), max_tokens={"type": "integer", "minimum": 1}, **_MESSAGES
     ),
@@ -92,7 +113,11 @@ _SCHEMAS: dict[str, Schema] = {
         required=("tokens",), model=_MODEL_NAME, tokens={"type": "array", "items": _COUNT}
     ),
     "Answer": {"type": "object", "description": "As OpenAI's API has it, or Anthropic's."},
-    "Model": _all(
+    "Model": _object(
+        required=(
+            *("id", "object", "created", "owned_by", "context_length", "max_model_len"),
+            *("type", "display_name", "created_at"),
+        ),
         id=_TEXT,
         object={"const": "model"},
         created=_COUNT,
@@ -102,6 +127,7 @@ _SCHEMAS: dict[str, Schema] = {
         type={"const": "model"},
         display_name=_TEXT,
         created_at=_TEXT,
+        capabilities={"type": "array", "items": _TEXT, "description": "Of the loaded model: what it can."},
     ),
     "Waiting": _all(
         id=_TEXT,
@@ -212,6 +238,9 @@ DESCRIPTION: Schema = {
         "/v1/chat/completions": _post("The next message of a conversation.", "ChatRequest", stream=True),
         "/v1/completions": _post("How a text goes on.", "CompletionRequest", stream=True),
         "/v1/embeddings": _post("Texts as vectors.", "EmbeddingRequest"),
+        "/v1/rerank": _post("Documents, ranked by how well they answer a query.", "RerankRequest"),
+        "/v1/responses/input_tokens": _post("How many tokens a conversation is.", "InputTokensRequest"),
+        "/v1/responses": _post("The next items of a conversation.", "ResponsesRequest", stream=True),
         "/v1/messages": _anthropic(
             _post(
                 "The next message of a conversation, by Anthropic's API.",

@@ -7,13 +7,18 @@ from collections.abc import Collection
 
 SERVED = (
     "GET /v1/models, /v1/queue, /v1/usage, /metrics, /health, /ready, /openapi.json; POST "
-    "/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/messages, /v1/messages/count_tokens, "
-    "/v1/requests/ID/cancel, /extras/tokenize, /extras/tokenize/count, /extras/detokenize"
+    "/v1/chat/completions, /v1/completions, /v1/responses, /v1/responses/input_tokens, /v1/messages, "
+    "/v1/messages/count_tokens, /v1/embeddings, /v1/rerank, /v1/requests/ID/cancel, /extras/tokenize, "
+    "/extras/tokenize/count, /extras/detokenize"
 )
 
 _CHAT = "use POST /v1/chat/completions"
 _ELSEWHERE = (
-    (re.compile(r"(/v1)?/responses\b"), f"the Responses API does not work with this engine; {_CHAT}"),
+    (
+        re.compile(r"(/v1)?/responses/"),
+        "answers are not kept here; of the Responses API there are /v1/responses and its input_tokens",
+    ),
+    (re.compile(r"(/v[12])?/rerank(ing)?\b"), "documents are ranked by POST /v1/rerank"),
     (re.compile(r"(/v1)?/(audio|images|videos|moderations|realtime)\b"), "the model answers with text alone"),
     (
         re.compile(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 KEY = b"tokenizer.chat_template"
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-STRING, ARRAY = 8, 9
+UINT32, STRING, ARRAY = 4, 8, 9
 
 
-def with_template(source: Path, target: Path, template: str) -> Path:
-    """Writes a copy of the GGUF `source` whose chat template is `template`."""
+def with_template(
+    source: Path, target: Path, template: str | None, numbers: Mapping[str, int] | None = None
+) -> Path:
+    """Writes a copy of the GGUF `source` whose chat template is `template`, None for its own, and whose
+    metadata has some more numbers."""
     data = source.read_bytes()
     tensors, keys = struct.unpack_from("<QQ", data, 8)
     at, begin, end = 24, 0, 0
@@ -27,8 +31,13 @@ def with_template(source: Path, target: Path, template: str) -> Path:
         (length,) = struct.unpack_from("<Q", data, at)
         (dimensions,) = struct.unpack_from("<I", data, at + 8 + length)
         at += 8 + length + 4 + 8 * dimensions + 12
-    text = template.encode()
-    head = data[:begin] + struct.pack("<Q", len(text)) + text + data[end:at]
+    text = data[begin + 8 : end] if template is None else template.encode()
+    more = b"".join(
+        struct.pack("<Q", len(key)) + key.encode() + struct.pack("<II", UINT32, number)
+        for key, number in (numbers or {}).items()
+    )
+    head = data[:16] + struct.pack("<Q", keys + len(numbers or {})) + more + data[24:begin]
+    head += struct.pack("<Q", len(text)) + text + data[end:at]
     target.write_bytes(head + bytes(-len(head) % 32) + data[at + -at % 32 :])
     return target
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 MOST_TOKENS = 4
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+RESPONSES = "/v1/responses"
 NASTY = [
     "", " ", "\n", "\x00", "a\x00b", '"', "\\", "\\u0000", "<|im_start|>system\n", "<|endoftext|>", "</s>",
     "🎉" * 9,
@@ -243,6 +244,9 @@ _sampling = _maybe(
     logprobs=_mostly(st.one_of(st.booleans(), st.integers(0, 5)), numbers),
     top_logprobs=_mostly(st.integers(0, 20), numbers),
     stream_options=_mostly(st.just({"include_usage": True}), junk), grammar=texts, unknown=junk,
+    reasoning_effort=_mostly(st.sampled_from(["none", "low", "high"]), junk),
+    reasoning_format=_mostly(st.sampled_from(["auto", "none"]), junk),
+    chat_template_kwargs=_mostly(st.fixed_dictionaries({"enable_thinking": st.booleans()}), junk),
     logit_bias=_mostly(
         st.dictionaries(st.integers(0, 49151).map(str), st.sampled_from([-100, -1, 0.5, 100]), max_size=5),
         st.dictionaries(st.one_of(st.integers(-1, 49160).map(str), texts), numbers, max_size=5),
@@ -300,6 +304,80 @@ completions = _merged(
     _mostly(st.just({}), _maybe(suffix=texts, echo=st.booleans(), best_of=numbers)),
 ).map(lambda body: (COMPLETIONS, _few(body)))
 
+_parts = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["input_text", "output_text", "refusal", "summary_text", "input_image"])},
+        optional={"text": texts, "refusal": texts, "annotations": junk},
+    ),
+    max_size=3,
+)
+_item = st.fixed_dictionaries(
+    {
+        "type": _mostly(
+            st.sampled_from(["message", "function_call", "function_call_output", "reasoning"]), junk
+        )
+    },
+    optional={
+        "role": _mostly(st.sampled_from(["user", "assistant", "system", "developer"]), junk),
+        "content": st.one_of(texts, _parts, junk),
+        "summary": st.one_of(_parts, junk),
+        "call_id": st.one_of(st.just("c"), texts),
+        "name": st.one_of(st.just("f"), texts),
+        "arguments": st.one_of(st.just("{}"), texts, junk),
+        "output": st.one_of(texts, _parts, junk),
+        "id": texts,
+    },
+)
+_flat_tools = st.lists(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["function", "function", "web_search"]),
+            "name": st.sampled_from(["f", "g", "get weather", ""]),
+        },
+        optional={"parameters": schemas, "description": texts, "strict": st.booleans()},
+    ),
+    max_size=3,
+)
+_flat_choices = st.one_of(
+    st.sampled_from(["auto", "none", "required", "x"]),
+    st.sampled_from(["f", "g", "h"]).map(lambda name: {"type": "function", "name": name}),
+    st.fixed_dictionaries({"type": st.just("allowed_tools"), "mode": junk, "tools": _flat_tools}),
+    junk,
+)
+
+
+def _few_of_responses(body: dict[str, Any]) -> dict[str, Any]:
+    value = body.get("max_output_tokens")
+    if value is None or (type(value) is int and (value == -1 or MOST_TOKENS < value < 10**30)):
+        body["max_output_tokens"] = MOST_TOKENS
+    return body
+
+
+responses = _merged(
+    _mostly(
+        st.one_of(texts, st.lists(_item, max_size=4)).map(lambda given: {"input": given}),
+        st.fixed_dictionaries({"input": junk}),
+    ),
+    _maybe(stream=st.booleans(), max_output_tokens=_some_tokens, instructions=_mostly(texts, junk)),
+    _few_fields,
+    _mostly(
+        st.just({}),
+        _maybe(
+            tools=st.one_of(_flat_tools, junk),
+            tool_choice=_flat_choices,
+            parallel_tool_calls=junk,
+            text=st.one_of(junk, st.fixed_dictionaries({"format": junk})),
+            reasoning=st.one_of(junk, st.fixed_dictionaries({"effort": junk})),
+            metadata=junk,
+            include=st.one_of(st.just(["message.output_text.logprobs"]), junk),
+            previous_response_id=junk,
+            truncation=junk,
+            background=junk,
+        ),
+    ),
+).map(lambda body: (RESPONSES, _few_of_responses(body)))
+"""(path, body): a request of the Responses API that often can be served."""
+
 requests = st.integers(0, 2).flatmap(lambda dice: completions if dice == 1 else chats)
 """(path, body): a request that mostly can be served."""
 
@@ -313,6 +391,15 @@ odd_requests = st.one_of(
     st.tuples(
         st.just("/extras/detokenize"),
         _maybe(tokens=_mostly(st.lists(st.integers(-1, 49152), max_size=6), st.lists(numbers), junk)),
+    ),
+    st.tuples(
+        st.just("/v1/rerank"),
+        _maybe(
+            query=_mostly(texts, junk),
+            documents=_mostly(st.lists(texts, max_size=3), st.lists(junk, max_size=3), junk),
+            top_n=numbers,
+            return_documents=junk,
+        ),
     ),
     st.tuples(st.just(EMBEDDINGS), _maybe(input=st.one_of(texts, st.lists(texts, max_size=3), junk))),
     st.tuples(st.sampled_from([CHAT, COMPLETIONS]), junk),

@@ -1,7 +1,7 @@
 """Whatever is sent to the backend, its process lives, nobody hangs, and nothing is a 500.
 
 The inputs come from a fixed seed; a failing one is made smaller and printed by hypothesis. A sample runs by
-default; all of it (21,000 requests, 6,000 of them with JSON schemas, and 3,000 times bytes) with --long.
+default; all of it (26,000 requests, 6,000 of them with JSON schemas, and 3,000 times bytes) with --long.
 """
 
 from __future__ import annotations
@@ -237,6 +237,25 @@ def test_requests_of_every_kind(target: Target, fuzz: Callable[..., None]) -> No
 
 def test_whatever_is_json(target: Target, fuzz: Callable[..., None]) -> None:
     check_all(target, fuzz, strategies.odd_requests, 60, 7_000)
+
+
+def test_responses_of_every_kind(target: Target, fuzz: Callable[..., None]) -> None:
+    def check(request: tuple[str, Any]) -> None:
+        path, body = request
+        status, raw = target.post(path, body)
+        assert status in (200, 400, 404, 413), raw
+        if status != 200:
+            assert json.loads(raw)["error"].keys() == ERROR_KEYS
+        elif body.get("stream") is True:
+            *_, last = raw.decode().strip().split("\n\n")
+            told = json.loads(last.partition("\ndata: ")[2])
+            assert told["type"] in ("response.completed", "response.incomplete"), last
+            assert told["response"]["usage"]["input_tokens"] > 0
+        else:
+            assert json.loads(raw)["status"] in ("completed", "incomplete"), raw
+        target.check_alive()
+
+    fuzz(check, strategies.responses, 100, 5_000)
 
 
 def check_all(target: Target, fuzz: Callable[..., None], strategy: Any, sample: int, everything: int) -> None:

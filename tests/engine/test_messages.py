@@ -23,6 +23,8 @@ from tests.engine.test_tools import SHOW, TEMPLATES, TURNS
 
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 HELLO: Any = [{"role": "user", "content": "Say hello"}]
+SEA = "Write a very long story about the sea."
+"""Of more than a thousand tokens."""
 BODY: dict[str, Any] = {"model": "current", "max_tokens": 12, "temperature": 0, "messages": HELLO}
 PAINT: Any = {
     "name": "paint",

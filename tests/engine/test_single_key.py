@@ -72,6 +72,7 @@ def test_the_key_opens_it_for_the_sdk(url):
         assert answer.choices[0].message.content and answer.usage.completion_tokens <= 4
         (model,) = client.models.list()
         assert model.id == answer.model == client.models.retrieve("current").id
+        assert "chat" in model.to_dict()["capabilities"]
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("other")
     with sdk(url, "sk-llm-other") as client, pytest.raises(openai.AuthenticationError):

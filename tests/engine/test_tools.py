@@ -206,3 +206,19 @@ def test_half_a_character_in_the_arguments_of_a_past_call_is_no_failure_of_ours(
     answer = caller.post(CHAT, {"messages": messages, "max_tokens": 1})
     assert answer.status_code in (200, 400)
     assert "codec" not in answer.text
+
+
+def test_several_calls_are_made_where_they_may_be(start, models, tmp_path):
+    shown, history = TEMPLATES["hermes"]
+    both = f"{shown}\n{shown.replace('Paris', 'Rome')}"
+    template = SHOW + TURNS.replace("CALL", both) + MESSAGES.replace("HISTORY", history)
+    file = with_template(models / "smollm2.gguf", tmp_path / "x.gguf", template)
+    backend = start(f"MODEL={file}\nN_THREADS=1\nN_CTX=1024\n")
+    backend.wait_for("READY=1")
+    for parallel, cities in ((True, ["Paris", "Rome"]), (False, ["Paris"])):
+        whole = ask(backend, parallel_tool_calls=parallel).json()
+        calls = whole["choices"][0]["message"]["tool_calls"]
+        assert [json.loads(call["function"]["arguments"])["city"] for call in calls] == cities
+        check_stream(backend, whole, parallel_tool_calls=parallel)
+    assert backend.client.get("/health").json()["busy_since"] is None
+    assert backend.output == ""

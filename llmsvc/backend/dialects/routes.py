@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmsvc.backend import bodies
-from llmsvc.backend.dialects import Counting, Dialect, anthropic
+from llmsvc.backend import bodies, reranking
+from llmsvc.backend.dialects import Counting, Dialect, anthropic, responses
 from llmsvc.backend.dialects.openai import OpenAI
 
 ROUTES: dict[str, Dialect] = {
@@ -11,10 +11,15 @@ ROUTES: dict[str, Dialect] = {
     "/v1/completions": OpenAI(bodies.completion),
     "/v1/embeddings": OpenAI(bodies.embedding),
     "/v1/messages": anthropic.Anthropic(),
+    "/v1/responses": responses.Responses(),
+    "/v1/rerank": OpenAI(reranking.request),
 }
 """The paths that take the model's turn."""
 
-COUNTS: dict[str, Counting] = {"/v1/messages/count_tokens": anthropic.Counting()}
+COUNTS: dict[str, Counting] = {
+    "/v1/messages/count_tokens": anthropic.Counting(),
+    "/v1/responses/input_tokens": responses.Counting(),
+}
 """Those that need of the model only its vocabulary and template."""
 
 _OTHERS = OpenAI(bodies.chat)

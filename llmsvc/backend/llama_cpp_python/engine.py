@@ -114,6 +114,7 @@ class Engine:
             n_vocab=llama.n_vocab(),
             embedding=settings["EMBEDDING"],
             prompt_logits=settings["LOGITS_ALL"],
+            can_go_on=True,
             can_call=self._planner.template.syntax is not None,
             can_fill=self._planner.fill is not None,
         )

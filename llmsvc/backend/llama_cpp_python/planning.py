@@ -55,7 +55,7 @@ class Planner:
         else:
             shown = request.tools.shown if request.tools else []
             self._check(all_texts([request.messages, shown]))
-            rendered = self._rendered(request.messages, shown)
+            rendered = self._rendered(request, request.messages, shown)
             prompt = self.tokenize(rendered.text.encode(), rendered.add_bos, True)
             stops += rendered.stops
         if not prompt:
@@ -94,9 +94,10 @@ class Planner:
             text = grammars.of_calls(syntax, tools.forced, several=tools.most > 1)
             task.grammar = grammars.made(self.vocab, text, "tools")
 
-    def _rendered(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
+    def _rendered(self, request: Request, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
+        arguments = request.thinking.template_arguments
         try:
-            return self.template.render(messages, tools, self.vocabulary().protect)
+            return self.template.render(messages, tools, arguments, self.vocabulary().protect)
         except Exception as error:  # a template can raise whatever it likes
             # a ValueError is what it says itself, as "roles must alternate"
             own = isinstance(error, ValueError) and not isinstance(error, UnicodeError)

@@ -54,10 +54,15 @@ class Template:
         self._objects = self.syntax is not None and self._wants_objects()
 
     def render(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], protect: Callable[[Any], Any]
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        arguments: dict[str, Any],
+        protect: Callable[[Any], Any],
     ) -> Prompt:
         """The prompt of a chat. A template may raise whatever it likes.
 
+        :param arguments: what else it is told
         :param protect: Vocabulary.protect
         """
         has_calls = any("tool_calls" in message for message in messages)
@@ -67,12 +72,13 @@ class Template:
             messages = [_with_short_ids(message) for message in messages]
         handler = self._with_tools if tools or has_calls else self._plain
         # only now: the JSON of arguments may hold control tokens in escapes
-        return self._render(handler, protect(messages), protect(tools))
+        return self._render(handler, protect(messages), protect(tools), arguments)
 
-    def _render(self, handler: Any, messages: list[dict[str, Any]], tools: Any) -> Prompt:
-        text, add_bos, stops = internals.formatted(
-            handler, messages=messages, **({"tools": tools} if tools else {}), **self._arguments
-        )
+    def _render(
+        self, handler: Any, messages: list[dict[str, Any]], tools: Any, arguments: dict[str, Any]
+    ) -> Prompt:
+        given = {**self._arguments, **arguments, **({"tools": tools} if tools else {})}
+        text, add_bos, stops = internals.formatted(handler, messages=messages, **given)
         return Prompt(text, add_bos, stops)
 
     def _knows_tools(self) -> bool:
@@ -88,7 +94,7 @@ class Template:
 
     def _probe(self, more: list[dict[str, Any]], tools: Any) -> str:
         try:
-            return self._render(self._with_tools, [{"role": "user", "content": "x"}, *more], tools).text
+            return self._render(self._with_tools, [{"role": "user", "content": "x"}, *more], tools, {}).text
         except Exception:  # whatever a template raises, it does not know what it was given
             return ""
 

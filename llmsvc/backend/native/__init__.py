@@ -13,6 +13,7 @@ Decided after trying it out (xllamacpp 2026.10.11549 = llama.cpp b11549):
   answers); and a batch is bounded by the measured speed (engine.py): one that takes 0.4 s at the start of a
   context takes about twice as long at its end. That costs a CPU nothing that could be measured, and lets
   answers go on between the batches of another's prompt.
+- Its /infill cuts what stands around the gap to a batch; we make that prompt ourselves (filling.py).
 - Each request is given its slot by us (slots.py), for the server's choice, by likeness of prompts, moves
   users who share a system prompt into each other's slots.
 

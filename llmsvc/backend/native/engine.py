@@ -11,23 +11,23 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from llmsvc.backend import answers, budget, vectors
+from llmsvc.backend import answers, budget, reranking
 from llmsvc.backend.answers import Events
 from llmsvc.backend.bodies import Model, Request, chat, embedding
 from llmsvc.backend.engines import Facts
 from llmsvc.backend.jobs import Job, start
 from llmsvc.backend.llamalog import Log
 from llmsvc.backend.loading import Progress
-from llmsvc.backend.native import options
+from llmsvc.backend.native import filling, options, template
 from llmsvc.backend.native.http import Http, RefusedError, explained
+from llmsvc.backend.native.reading import Reader
 from llmsvc.backend.native.requests import Planner, Task
 from llmsvc.backend.native.server import LlamaServer
 from llmsvc.backend.native.slots import Slot, Slots
 from llmsvc.backend.native.stream import Answer
-from llmsvc.backend.problem import ApiError, bad, too_long
-from llmsvc.backend.vocabulary import JOINER, Vocabulary
+from llmsvc.backend.problem import ApiError
 from llmsvc.errors import Error, ModelError
-from llmsvc.library import memory, spellings
+from llmsvc.library import memory
 from llmsvc.library.gguf import Header
 from llmsvc.library.settings import ModelSettings
 
@@ -35,8 +35,6 @@ MAX_BATCH_SECONDS = 0.4
 """What a full batch may take at the start of a context; at its end it takes about twice as long."""
 SMALLEST_BATCH = 8
 _FREE_SECONDS = 10.0
-_EMBEDDED_TOKENS = 64
-"""As many are sent to the server at once for embeddings: between two such batches they can be cancelled."""
 
 
 class Engine:
@@ -90,13 +88,7 @@ class Engine:
         self._log.check_gpu(settings, n_gpu_layers)
         props = await self._http.json("GET", "/props")
         meta = (await self._http.json("GET", "/v1/models"))["data"][0]["meta"]
-        can_fill = False
-        if not settings["EMBEDDING"]:
-            with contextlib.suppress(RefusedError):
-                await self._http.json(
-                    "POST", "/infill", {"input_prefix": "", "input_suffix": "", "n_predict": 1}
-                )
-                can_fill = True
+        self._filler = None if settings.only_reads else await filling.find(self._http)
         self.facts = Facts(
             engine="native",
             engine_version=importlib.metadata.version("xllamacpp"),
@@ -106,26 +98,26 @@ class Engine:
             n_gpu_layers=n_gpu_layers,
             n_layers=n_layers,
         )
+        apart = not settings.only_reads and settings["REASONING_FORMAT"] != "none"
         self.model = Model(
             name=settings.name,
             file=settings.model.name,
             n_vocab=meta["n_vocab"],
             embedding=settings["EMBEDDING"],
+            ranks=settings["RERANK"],
             can_call=bool(props["chat_template_caps"].get("supports_tools")),
-            can_fill=can_fill,
+            thinks=apart and await template.thinks(self._http, props["chat_template_caps"]),
+            can_fill=self._filler is not None,
         )
-        vocabulary = self._vocabulary(props.get("chat_template") or "")
+        vocabulary = template.vocabulary(settings.model, props.get("chat_template") or "")
+        self._reader = Reader(
+            self._http,
+            vocabulary,
+            settings.name,
+            min(self._params["n_ubatch"], self.facts.n_ctx),
+            self._has_moved,
+        )
         self._planner = Planner(lambda: vocabulary, self.facts.n_ctx, self.model.can_call)
-
-    def _vocabulary(self, template: str) -> Vocabulary:
-        source = template.encode()
-        control = (spellings.CONTROL, spellings.UNKNOWN)
-        return Vocabulary(
-            # llama.cpp takes what looks like a mark between turns for one, whatever the GGUF says of it
-            ((spelling, kind in control or (len(spelling) > 2 and spelling in source and _looks(spelling)))
-             for spelling, kind in spellings.read(self._settings.model)),
-            JOINER,
-        )  # fmt: skip
 
     def self_test(self) -> None:
         """See engines.Engine."""
@@ -143,6 +135,8 @@ class Engine:
     async def _test(self, job: Job) -> None:
         if self.model.embedding:
             request = embedding({"input": "Hello"}, self.model)
+        elif self.model.ranks:
+            request = reranking.request({"query": "Hello", "documents": ["Hello"]}, self.model)
         else:
             await self._fit_batch()
             hello = [{"role": "user", "content": "Hello"}]
@@ -180,6 +174,9 @@ class Engine:
         """See engines.Engine."""
         return not self._running or time.monotonic() - self._moved < seconds
 
+    def _has_moved(self) -> None:
+        self._moved = time.monotonic()
+
     def plan(self, request: Request) -> Task:
         """See engines.Engine."""
         return self._planner.plan(request)
@@ -195,14 +192,14 @@ class Engine:
     async def run(self, request: Request, job: Job, events: Events) -> None:
         """See engines.Engine."""
         start(job)
-        self._moved = time.monotonic()
+        self._has_moved()
         task: Task = job.task
         slot, keep = self._slots.take(job.user, task.prints)
         self._running.add(job)
         ended = False
         try:
             if task.inputs is not None:
-                work = self._embed(task.inputs, request, job)
+                work = self._reader.read(request, job)
             else:
                 task.body |= {"id_slot": slot.number, "cache_prompt": keep}
                 work = self._answer(task, request, job, events)
@@ -232,12 +229,14 @@ class Engine:
 
     async def _answer(self, task: Task, request: Request, job: Job, events: Events) -> bool:
         """Whether the server came to its end; else it is still to notice that nobody listens."""
+        if task.fill and self._filler:
+            task.body["prompt"] = await self._filler.prompt(*task.fill)
         answer = Answer(request, task, job, self.model.name)
         job.reply = answer.reply
         ended = True
         async with contextlib.aclosing(self._http.events(task.path, task.body)) as stream:
             async for event in stream:
-                self._moved = time.monotonic()
+                self._has_moved()
                 for chunk in answer.feed(event):
                     answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
                 if answer.stopped:
@@ -256,35 +255,6 @@ class Engine:
             job.answer = answer.whole()
         return ended
 
-    async def _embed(self, inputs: list[str], request: Request, job: Job) -> bool:
-        places = [f"input[{index}]" for index in range(len(inputs))]
-        if job.budget is not None:
-            counts = [len(await self._input(text, place)) for text, place in zip(inputs, places, strict=True)]
-            budget.refuse_prompt(job, sum(counts), answers=False)
-        found: list[list[float]] = []
-        some: list[list[int]] = []
-        for text, place in zip(inputs, places, strict=True):
-            some.append(await self._input(text, place))
-            if sum(map(len, some)) >= _EMBEDDED_TOKENS or place == places[-1]:
-                answer = await self._http.json("POST", "/v1/embeddings", {"input": some})
-                self._moved = time.monotonic()
-                job.prompt_tokens += sum(map(len, some))
-                data = sorted(answer["data"], key=lambda item: item["index"])
-                found += [vectors.unit(item["embedding"]) for item in data]
-                some = []
-        job.answer = vectors.answer(found, self.model.name, as_base64=request.base64)
-        return True
-
-    async def _input(self, text: str, place: str) -> list[int]:
-        """The tokens of an input for an embedding; control tokens are text in it."""
-        limit = min(self._params["n_ubatch"], self.facts.n_ctx)
-        tokens = await self._tokens(text, special=False)
-        if len(tokens) > limit:
-            raise too_long(len(tokens), limit, place)
-        if not tokens:
-            raise bad("an input comes to nothing", place)
-        return tokens
-
     async def _until_free(self, slot: Slot) -> None:
         """Waits until the server has noticed that a connection is closed: after its next batch or token."""
         deadline = time.monotonic() + _FREE_SECONDS
@@ -297,24 +267,15 @@ class Engine:
     async def tokenize(self, text: str) -> list[int]:
         """See engines.Engine."""
         await asyncio.to_thread(self._planner.check_cost, [text])
-        return await self._tokens(text, special=True)
+        return await self._http.tokens(text, special=True)
 
     async def detokenize(self, tokens: list[int]) -> str:
         """See engines.Engine."""
         return str((await self._http.json("POST", "/detokenize", {"tokens": tokens}))["content"])
 
-    async def _tokens(self, text: str, *, special: bool) -> list[int]:
-        body = {"content": text, "add_special": True, "parse_special": special}
-        return list((await self._http.json("POST", "/tokenize", body))["tokens"])
-
     def close(self) -> None:
         """See engines.Engine."""
         self._server.stop()
-
-
-def _looks(spelling: bytes) -> bool:
-    """Whether a token looks like a mark between turns."""
-    return spelling[:1] + spelling[-1:] in (b"<>", b"[]")
 
 
 def _brief(said: str) -> str:

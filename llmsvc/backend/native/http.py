@@ -16,6 +16,7 @@ from llmsvc.backend.problem import bad, too_long
 _URL = "http://llama"
 _TEMPLATE = re.compile(r"Jinja Exception: ([^\n]{1,200})")
 _TEMPLATES = re.compile(r"jinja|template|While executing", re.I)
+_TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large")
 _MOST_BYTES = 1 << 24
 """Of one event or answer that is read as a whole."""
 
@@ -50,6 +51,15 @@ class Http:
                 raise _refused(response.status, answer)
             return answer
 
+    async def tokens(self, text: str, *, special: bool, first: bool = True) -> list[int]:
+        """The tokens of a text.
+
+        :param special: whether control tokens in it are such, else text
+        :param first: whether the model's own first token stands before them
+        """
+        body = {"content": text, "add_special": first, "parse_special": special}
+        return list((await self.json("POST", "/tokenize", body))["tokens"])
+
     async def events(self, path: str, body: object) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a stream, up to its end; to be closed in the middle to cancel the request.
 
@@ -58,7 +68,7 @@ class Http:
         async with self._request("POST", path, body) as response:
             if response.status != 200:
                 raise _refused(response.status, json.loads(await response.read()))
-            rest, ended = b"", False
+            rest = b""
             async for data in response.content.iter_any():
                 *whole, rest = (rest + data).split(b"\n\n")
                 for event in whole:
@@ -69,10 +79,8 @@ class Http:
                     parsed = json.loads(event[6:])
                     if "error" in parsed:
                         raise _refused(int(parsed["error"].get("code") or 500), parsed)
-                    ended = parsed.get("stop") is True
                     yield parsed
-            if not ended:
-                raise ConnectionError("the stream has no end")
+            raise ConnectionError("the stream has no end")
 
     @contextlib.asynccontextmanager
     async def _request(
@@ -106,6 +114,8 @@ def explained(refused: RefusedError, n_ctx: int, *, chat: bool) -> Exception:
     kind, said = refused.error.get("type"), str(refused.error.get("message"))
     if kind == "exceed_context_size_error":
         return too_long(int(refused.error["n_prompt_tokens"]), n_ctx, None)
+    if large := _TOO_LARGE.search(said):
+        return too_long(int(large[1]), n_ctx, None)
     if "grammar" in said:
         return bad("this JSON schema cannot be turned into a grammar", None, "unsupported_schema")
     own = _TEMPLATE.search(said)

@@ -14,7 +14,7 @@ CPU_BATCH = 32
 _ALL_LAYERS = 9999
 _TRACE, _WARNINGS = 4, 2
 _MLOCK, _MMAP = 2, 1
-_MEAN = 1
+_MEAN, _RANK = 1, 4
 
 # by the names of settings; what is not set keeps llama.cpp's default
 _SAME = {
@@ -41,7 +41,7 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
     lines = settings.lines
     batch = settings["N_BATCH"] if gpu or "N_BATCH" in lines else CPU_BATCH
     micro = settings["N_UBATCH"]
-    if settings["EMBEDDING"]:
+    if settings.only_reads:
         # an input is read as one batch
         batch, micro = (n_ctx if key not in lines else settings[key] for key in ("N_BATCH", "N_UBATCH"))
     params: dict[str, Any] = {
@@ -60,9 +60,9 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
         "load_mode": _MMAP * settings["USE_MMAP"] + _MLOCK * settings["USE_MLOCK"],
         "numa": int(settings["NUMA"]),
         "no_kv_offload": not settings["OFFLOAD_KQV"],
-        "embedding": settings["EMBEDDING"],
+        "embedding": settings.only_reads,
         # of a prompt whose beginning is held, the vector would be that of its end
-        "cache_prompt": not settings["EMBEDDING"],
+        "cache_prompt": not settings.only_reads,
         "endpoint_slots": True,
         "endpoint_props": False,
         "fit_params": False,
@@ -77,6 +77,8 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
         params["flash_attn_type"] = int(settings["FLASH_ATTN"])
     if settings["EMBEDDING"] and not header.embeds:
         params["pooling_type"] = _MEAN
+    if settings["RERANK"]:
+        params["pooling_type"] = _RANK
     if arguments := settings["CHAT_TEMPLATE_KWARGS"]:
         params["default_template_kwargs"] = {key: json.dumps(value) for key, value in arguments.items()}
     if settings["LORA_PATH"]:

@@ -13,6 +13,7 @@ from llmsvc.backend.messages import all_texts
 from llmsvc.backend.native.slots import fingerprints
 from llmsvc.backend.problem import ApiError, bad, too_long
 from llmsvc.backend.schemas import safe
+from llmsvc.backend.thinking import Thinking
 from llmsvc.backend.tools import Tools
 from llmsvc.backend.vocabulary import Vocabulary
 
@@ -32,8 +33,10 @@ class Task:
     """The function whose arguments the whole answer is."""
     is_call: bool = False
     """Whether the whole answer is one call, as JSON with `name` and `arguments`."""
+    fill: tuple[str, str] | None = None
+    """What stands before and behind the text that is wanted: the prompt is still to be made of it."""
     inputs: list[str] | None = None
-    """The texts to make embeddings of."""
+    """The texts that are read, of a request that writes none."""
     prompt_tokens: int | None = None
     """Known only as the server reads them: see budget.check()."""
     answers: bool = True
@@ -54,10 +57,8 @@ class Planner:
         """
         if request.inputs is not None:
             for text in request.inputs:
-                self.check([text])
-            return Task("/v1/embeddings", {}, (), inputs=request.inputs)
-        if request.min_tokens:
-            raise bad("min_tokens is not supported", "min_tokens", "unsupported_parameter")
+                self.check([request.query or "", text])
+            return Task(request.path, {}, (), inputs=request.inputs)
         common = self._sampling(request)
         if request.messages is None:
             return self._completion(request, common)
@@ -107,8 +108,7 @@ class Planner:
             body["logprobs"] = max(request.logprobs, 1)
         prints = fingerprints([request.prompt])
         if request.suffix is not None:
-            body |= {"input_prefix": request.prompt, "input_suffix": request.suffix, "prompt": ""}
-            return Task("/infill", body, prints)
+            return Task("/v1/completions", body, prints, fill=(request.prompt, request.suffix))
         body["prompt"] = request.prompt
         return Task("/v1/completions", body, prints)
 
@@ -119,6 +119,7 @@ class Planner:
         for message in body["messages"]:
             for call in message.get("tool_calls", []):
                 call["function"]["arguments"] = _dumped(call["function"]["arguments"])
+        body |= _of_thinking(request.thinking)
         if request.logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": max(request.logprobs, 1)}
         return Task("/v1/chat/completions", body, fingerprints(map(json.dumps, [*shown, *messages])))
@@ -138,6 +139,17 @@ class Planner:
         else:
             task.is_call, schema = True, _schema_of_call(tools.forced)
         task.body["response_format"] = _form(schema)
+
+
+def _of_thinking(thinking: Thinking) -> dict[str, Any]:
+    form = None if thinking.apart is None else "deepseek" if thinking.apart else "none"
+    found = {
+        "chat_template_kwargs": thinking.template_arguments or None,
+        "reasoning_effort": thinking.effort,
+        "thinking_budget_tokens": thinking.tokens,
+        "reasoning_format": form,
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 _ANY_OBJECT = {"type": "object", "properties": {}, "additionalProperties": True}

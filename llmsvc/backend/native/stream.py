@@ -15,9 +15,6 @@ from llmsvc.backend.native.requests import Task
 from llmsvc.backend.replies import Call, Reply
 from llmsvc.backend.stops import Stops
 
-_FINISHES = {"limit": "length", "eos": "stop", "word": "stop"}
-"""How /infill, which has no shape of OpenAI's, says why it ended."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Text:
@@ -72,6 +69,7 @@ class Answer:
         self._job = job
         self._begun = False
         self._called = False
+        self._enough = False
         self.ended = False
         """Whether it is known why the answer is over."""
         self._held: list[Entry] = []
@@ -80,8 +78,8 @@ class Answer:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop text was there, of which the server knows nothing."""
-        return self._stops.hit is not None
+        """Whether it is over for a reason of which the server knows nothing: a stop text, enough calls."""
+        return self._stops.hit is not None or self._enough
 
     @property
     def used_up(self) -> bool:
@@ -145,12 +143,13 @@ class Answer:
         self._count(event)
         if "prompt_progress" in event:
             return
-        for choice in event["choices"] if "choices" in event else [_of_infill(event)]:
+        for choice in event["choices"]:
             delta = choice.get("delta") or {"content": choice.get("text")}
             if self._request.echo and not self._begun and not self._pieces:
                 yield Text(self._request.prompt, [])
             self._held += self._scored(choice.get("logprobs"))
             if thought := delta.get("reasoning_content"):
+                self._job.reasoning_tokens = self._job.completion_tokens
                 yield Thought(thought)
             if text := delta.get("content"):
                 if self._is_call:
@@ -160,12 +159,17 @@ class Answer:
                 else:
                     if text := self._stops.feed(text):
                         yield self._text(text)
-                    if self.stopped:
+                    if self._stops.hit is not None:
                         self._job.stopped_by = self._stops.hit
                         self.ended = True
                         yield End("stop")
                         return
             for part in delta.get("tool_calls") or []:
+                # the server makes more than one under some templates, whatever it was asked for
+                if self._request.tools and part["index"] >= self._request.tools.most:
+                    self.ended = self._enough = True
+                    yield End("tool_calls")
+                    return
                 yield Part(int(part["index"]), {key: value for key, value in part.items() if key != "index"})
             if finish := choice.get("finish_reason"):
                 if (text := self._stops.end()) or self._held:
@@ -234,12 +238,3 @@ def _is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _of_infill(event: dict[str, Any]) -> dict[str, Any]:
-    scores = event.get("completion_probabilities")
-    return {
-        "text": event.get("content"),
-        "finish_reason": _FINISHES.get(event.get("stop_type", ""), "stop") if event.get("stop") else None,
-        "logprobs": {"content": scores} if scores else None,
-    }

@@ -14,9 +14,12 @@ import httpx2
 import openai
 import pytest
 
+from tests.engine import gguf_reranker
 from tests.engine.conformance.table import Table
 from tests.engine.conftest import Backend
 from tests.engine.gguf_copy import with_template
+from tests.engine.test_filling import FILL
+from tests.engine.test_thinking import TEMPLATE as THINKING
 from tests.engine.test_tools import MESSAGES, SHOW, TEMPLATES, TURNS
 from tests.postgres.conftest import cluster
 from tests.postgres.proxy.conftest import Stack, run_stack
@@ -29,7 +32,15 @@ BACKENDS = {
     "tools": "N_CTX=1024",
     "logprobs": "N_CTX=256\nLOGITS_ALL=1",
     "embedding": "N_CTX=256\nEMBEDDING=1",
+    "thinks": "N_CTX=1024\nENGINE=native",
+    "fills": "N_CTX=512\nENGINE=native",
+    "calls twice": "N_CTX=1024\nENGINE=native",
+    "ranks": "RERANK=1\nENGINE=native",
 }
+TWICE = "".join(
+    f'<tool_call>\n{{"name": "get_weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>\n'
+    for city in ("Paris", "Rome")
+)
 
 
 class Service:
@@ -67,11 +78,7 @@ def service(
         @functools.cache
         def begin(name: str) -> Service:
             root = tmp_path_factory.mktemp(name)
-            file = models / "smollm2.gguf"
-            if name == "tools":
-                call, history = TEMPLATES["hermes"]
-                template = SHOW + TURNS.replace("CALL", call) + MESSAGES.replace("HISTORY", history)
-                file = with_template(file, root / "smollm2.gguf", template)
+            file = _model(name, models, root)
             settings = f"MODEL={file}\nN_THREADS=1\n{BACKENDS[name]}\n"
             backend = exits.enter_context(contextlib.closing(Backend(root, settings, name=MODEL)))
             stack = exits.enter_context(run_stack(cluster, LLAMA_PROXY_RATE_LIMIT=1000))
@@ -84,6 +91,21 @@ def service(
             return Service(stack)
 
         yield begin
+
+
+def _model(name: str, models: Path, root: Path) -> Path:
+    """The file of a backend, mostly a copy of SmolLM2 that was taught something by its template."""
+    source, target = models / "smollm2.gguf", root / "smollm2.gguf"
+    if name in ("tools", "calls twice"):
+        call, history = TEMPLATES["hermes"]
+        shown = call if name == "tools" else TWICE.strip()
+        template = SHOW + TURNS.replace("CALL", shown) + MESSAGES.replace("HISTORY", history)
+        return with_template(source, target, template)
+    if name == "thinks":
+        return with_template(source, target, THINKING)
+    if name == "fills":
+        return with_template(source, target, None, FILL)
+    return gguf_reranker.write(target) if name == "ranks" else source
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ const named = {
   max_tokens: 40,
 };
 
+const response = { model: "smollm2", max_output_tokens: 6, temperature: 0, input: "Say hello" };
+
 const create = (fields = {}) => client.chat.completions.create({ ...chat, ...fields });
 
 async function gathered(fields) {
@@ -73,6 +75,29 @@ const features = {
     const answer = await client.completions.create({ model: "smollm2", prompt: "One, two,", max_tokens: 3 });
     assert.equal(answer.usage.completion_tokens, 3);
   },
+  responses: async () => {
+    const answer = await client.responses.create(response);
+    assert.equal(answer.status, "incomplete");
+    assert(answer.output_text);
+    assert.equal(answer.usage.output_tokens, 6);
+  },
+  "responses, streamed": async () => {
+    let said = "";
+    let last;
+    for await (last of await client.responses.create({ ...response, stream: true }))
+      if (last.type === "response.output_text.delta") said += last.delta;
+    assert.equal(last.type, "response.incomplete");
+    assert.equal(last.response.output[0].content[0].text, said);
+  },
+  "responses, a function, named, streamed": async () => {
+    const tools = [{ type: "function", name: "paint", strict: true, parameters: schema }];
+    const tool_choice = { type: "function", name: "paint" };
+    const asked = { ...response, max_output_tokens: 40, tools, tool_choice };
+    const [call] = (await client.responses.stream(asked).finalResponse()).output;
+    assert(["red", "blue"].includes(JSON.parse(call.arguments).colour));
+  },
+  "responses with previous_response_id": () =>
+    client.responses.create({ ...response, previous_response_id: "resp_1" }),
   "embeddings on a chat model": () => client.embeddings.create({ model: "smollm2", input: "Hello" }),
   "a wrong key": async () => {
     const stranger = new OpenAI({ baseURL, apiKey: "sk-llm-" + "b".repeat(49), maxRetries: 0 });

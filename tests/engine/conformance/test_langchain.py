@@ -127,3 +127,20 @@ def test_errors_are_the_exceptions_of_the_sdk(make, saw):
         make().invoke("word " * 2000)
     with saw("a prompt longer than the context"):
         raise raised.value
+
+
+def test_responses(make, service, saw):
+    with saw("responses"):
+        answer = make(use_responses_api=True).invoke([SystemMessage("Be brief."), HumanMessage("Say hello")])
+        assert answer.text
+        assert answer.usage_metadata["output_tokens"] > 0
+    with saw("responses, streamed"):
+        chunks = make(use_responses_api=True).stream([SystemMessage("Be brief."), HumanMessage("Say hello")])
+        assert "".join(chunk.text for chunk in chunks) == answer.text
+    with saw("responses, the loop of an agent"):
+        model = make("tools", use_responses_api=True).bind_tools([WEATHER])
+        said = [HumanMessage("The weather in Paris?")]
+        called = model.invoke(said)
+        (call,) = called.tool_calls
+        assert call["args"] == {"city": "Paris"}
+        assert model.invoke([*said, called, ToolMessage("Sunny", tool_call_id=call["id"])])

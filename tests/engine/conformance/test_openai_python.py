@@ -218,6 +218,50 @@ def test_completions(client, saw):
         client.completions.create(**{**COMPLETION, "prompt": ["a", "b"]})
 
 
+RESPONSE: Any = {"model": "smollm2", "max_output_tokens": 6, "temperature": 0, "input": "Say hello"}
+FLAT: Any = {"type": "function", "name": "paint", "strict": True, "parameters": SCHEMA}
+
+
+def test_responses(client, saw):
+    with saw("responses"):
+        whole = client.responses.create(**RESPONSE)
+        assert (whole.status, whole.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+        assert whole.output_text
+        assert whole.usage.output_tokens == 6
+    with saw("responses, streamed"):
+        events = list(client.responses.create(**RESPONSE, stream=True))
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        assert text == events[-1].response.output_text
+        assert events[-1].response.usage.output_tokens == 6
+    with saw("responses, JSON schema from a class, parsed into it"):
+        parsed = client.responses.parse(**{**RESPONSE, "max_output_tokens": 40}, text_format=Thing)
+        assert isinstance(parsed.output_parsed, Thing)
+    with saw("responses, a function, named, streamed"):
+        named = {"tools": [FLAT], "tool_choice": {"type": "function", "name": "paint"}}
+        with client.responses.stream(**{**RESPONSE, **named, "max_output_tokens": 40}) as stream:
+            (call,) = stream.get_final_response().output
+        Thing.model_validate_json(call.arguments)
+    with saw("responses, metadata, store"):
+        assert client.responses.create(**RESPONSE, store=True, metadata={"a": "b"}).metadata == {"a": "b"}
+    with saw("responses with previous_response_id"):
+        client.responses.create(**RESPONSE, previous_response_id=whole.id)
+    with saw("responses with a tool of OpenAI's own"):
+        client.responses.create(**RESPONSE, tools=[{"type": "web_search"}])
+
+
+def test_responses_of_an_agent(service, saw):
+    client = service("tools").openai
+    flat: Any = {"type": "function", "strict": False, **WEATHER["function"]}
+    said: Any = [{"role": "user", "content": "The weather in Paris?"}]
+    asked: Any = {**RESPONSE, "max_output_tokens": 45, "tools": [flat]}
+    with saw("responses, the loop of an agent"):
+        first = client.responses.create(**{**asked, "input": said})
+        (call,) = [item for item in first.output if item.type == "function_call"]
+        assert json.loads(call.arguments) == {"city": "Paris"}
+        said += [*first.output, {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny"}]
+        assert client.responses.create(**{**asked, "input": said, "max_output_tokens": 6}).output
+
+
 def test_embeddings(client, service, saw):
     with saw("embeddings on a chat model"):
         client.embeddings.create(model="smollm2", input="Hello")

@@ -38,6 +38,12 @@ def test_chat_answers_with_the_models_real_name_and_its_row_is_exact(stack: Any)
     assert 0 <= row["queue_ms"] <= row["first_token_ms"] <= row["duration_ms"] < 5000
 
 
+def test_the_loaded_model_says_what_it_can(stack: Any) -> None:
+    with stack.http(stack.add_key()) as http:
+        for model in http.get("/v1/models").json()["data"]:
+            assert model["capabilities"] == ["chat", "completions"]
+
+
 def test_sdk_lists_chats_streams_and_embeds(stack: Any) -> None:
     client = stack.client(stack.add_key())
     assert [model.id for model in client.models.list().data] == ["mock", "current"]

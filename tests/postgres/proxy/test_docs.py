@@ -66,11 +66,12 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def test_curl(ours: Any) -> None:
-    assert '"content":' in run("bash", "-c", ours("curl", "bash"))
+@pytest.mark.parametrize("section, answer", [("curl", '"content":'), ("Rerankers", '"relevance_score":')])
+def test_curl(ours: Any, section: str, answer: str) -> None:
+    assert answer in run("bash", "-c", ours(section, "bash"))
 
 
-@pytest.mark.parametrize("section", ["Python", "Anthropic's SDK", "LangChain"])
+@pytest.mark.parametrize("section", ["Python", "Responses API", "Anthropic's SDK", "LangChain"])
 def test_python(ours: Any, section: str) -> None:
     assert run(sys.executable, "-c", ours(section, "python")).startswith("word0 word1")
 

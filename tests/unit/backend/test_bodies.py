@@ -222,7 +222,7 @@ def test_each_model_does_what_it_is_for():
     vectors = Model("v", "v.gguf", n_vocab=10, embedding=True)
     with pytest.raises(ApiError, match="embeddings only"):
         bodies.chat({"messages": HELLO}, vectors)
-    with pytest.raises(ApiError, match="does not make embeddings"):
+    with pytest.raises(ApiError, match="makes no embeddings"):
         bodies.embedding({"input": "x"}, TEXT)
     request = bodies.embedding({"input": "x", "user": "u", "encoding_format": "base64"}, vectors)
     assert request.body == {"model": "v", "input": ""}

@@ -17,6 +17,7 @@ from llmsvc.config import Config
 from llmsvc.errors import SettingError
 from llmsvc.library import installing, memory, records, settings, store
 from llmsvc.systemd import manager
+from tests.unit.library import ggufs
 
 Run = Callable[..., tuple[int, str, str]]
 COPY = installing.Options(how="copy")
@@ -190,3 +191,28 @@ def test_a_change_needs_a_whole_file(m: Path) -> None:
     m.write_text(m.read_text() + "what is this\n")
     with pytest.raises(SettingError, match="expected KEY=value"):
         store.change("m", {"N_CTX": "512"})
+
+
+def test_set_refuses_what_the_file_was_not_made_for(run: Run, m: Path, conf: Config, host: Path) -> None:
+    before = m.read_text()
+    code, _, err = run("set", "m", "ENGINE=native", "RERANK=1")
+    assert code == 78
+    assert "is no reranker" in err
+    assert m.read_text() == before
+    assert "works with ENGINE=native only" in run("set", "m", "RERANK=1")[2]
+    assert "contradicts EMBEDDING=1" in run("set", "m", "ENGINE=native", "RERANK=1", "EMBEDDING=1")[2]
+    file = host / "ranks.gguf"
+    head = ("cls.output.weight", (256,), 0)
+    file.write_bytes(ggufs.gguf(ggufs.META | {"llama.pooling_type": 4}, [*ggufs.TENSORS, head]))
+    installing.add(str(file), name="ranks", config=conf, options=COPY)
+    for change in ("RERANK=", "ENGINE=llama-cpp-python"):
+        code, _, err = run("set", "ranks", change)
+        assert code == 78
+    code, _, err = run("set", "ranks", "RERANK=", "EMBEDDING=1")
+    assert "ranks.gguf is a reranker, and needs RERANK=1" in err
+    assert "hint: llmsvc model set ranks ENGINE=native RERANK=1 EMBEDDING=" in err
+    # an installation from before that setting
+    store.env_file("ranks").write_text(f"MODEL={file}\nEMBEDDING=1\n")
+    assert "is a reranker" in str(store.model("ranks").problem)
+    assert run("set", "ranks", "ENGINE=native", "RERANK=1", "EMBEDDING=")[0] == 0
+    assert store.model("ranks").problem is None

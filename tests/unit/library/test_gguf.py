@@ -250,3 +250,24 @@ def test_the_most_that_a_hostile_file_can_claim_is_bounded(tmp_path: Path) -> No
     started = time.process_time()
     assert "claims more than" in refused(tmp_path, b"GGUF" + struct.pack("<IQQ", 3, 1, 6) + array * 6)
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    "pooling, head, embeds, ranks",
+    [
+        (None, (), False, False),
+        (1, (), True, False),
+        (4, ("cls.output.weight",), False, True),
+        # of a time when files did not say what they are for
+        (None, ("cls.weight", "cls.output.weight"), False, True),
+        (2, ("cls.weight",), True, False),
+        (4, (), False, True),
+    ],
+)
+def test_what_a_model_was_made_for(
+    tmp_path: Path, pooling: int | None, head: tuple[str, ...], embeds: bool, ranks: bool
+) -> None:
+    meta = META if pooling is None else META | {"llama.pooling_type": pooling}
+    header = read(tmp_path, gguf(meta, [*TENSORS, *((name, (256,), 0) for name in head)]))
+    assert (header.embeds, header.ranks, header.can_rank) == (embeds, ranks, bool(head))
+    assert header.only_reads == (embeds or ranks)

@@ -226,3 +226,17 @@ def test_a_model_for_embeddings_is_set_up_as_one(conf: Config, host: Path) -> No
     assert settings.load("m")["N_CTX"] == 4096, "its batch is as long"
     assert settings.load("m")["EMBEDDING"] is True
     assert installed.notes == (), "no word about coding agents"
+
+
+def test_a_reranker_is_set_up_as_one(conf: Config, host: Path) -> None:
+    file = host / "m.gguf"
+    head = ("cls.output.weight", (256,), 0)
+    file.write_bytes(ggufs.gguf({**SEVEN_B, "llama.pooling_type": 4}, [*ggufs.TENSORS, head]))
+    installed = installing.add(str(file), config=conf)
+    loaded = settings.load("m")
+    assert (loaded["ENGINE"], loaded["RERANK"], loaded["EMBEDDING"]) == ("native", True, False)
+    assert (loaded["N_CTX"], loaded.slots) == (4096, 1)
+    (note,) = installed.notes
+    assert "ENGINE=native" in note
+    assert "/v1/rerank" in note
+    assert store.model("m").problem is None

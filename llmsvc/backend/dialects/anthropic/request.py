@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from llmsvc.backend.dialects import turns
 from llmsvc.backend.problem import ApiError, bad
 
 _SAME = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream")
@@ -32,7 +33,7 @@ def chat(body: dict[str, Any]) -> dict[str, Any]:
     messages = _system(body["system"]) if "system" in body else []
     for index, message in enumerate(given):
         for made in _messages(message, f"messages.{index}"):
-            _add(messages, made)
+            turns.add(messages, made)
     out["messages"] = messages
     if "stop_sequences" in body:
         if not isinstance(body["stop_sequences"], list):
@@ -70,22 +71,6 @@ def _messages(message: object, place: str) -> Iterator[dict[str, Any]]:
         yield {"role": "system", "content": "\n".join(_texts(content, f"{place}.content"))}
     else:
         raise bad("must be user, assistant or system", f"{place}.role")
-
-
-def _add(messages: list[dict[str, Any]], message: dict[str, Any]) -> None:
-    """Adds a message to the conversation, as most templates insist on it: turns of one side in a row are one,
-    and the system speaks first, or in the user's turn."""
-    last = messages[-1] if messages else {}
-    if message["role"] == "system" and last.get("role", "system") != "system":
-        # Claude Code tells the model of such tags
-        told = f"<system-reminder>\n{message['content']}\n</system-reminder>"
-        message = {"role": "user", "content": told}
-    if message["role"] != last.get("role") or message["role"] == "tool":
-        messages.append(message)
-        return
-    last["content"] = "\n".join(text for text in (last["content"], message["content"]) if text)
-    if calls := message.get("tool_calls"):
-        last["tool_calls"] = last.get("tool_calls", []) + calls
 
 
 def _user(content: object, place: str) -> Iterator[dict[str, Any]]:
