@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-_MERGED = ("content", "reasoning_content")
+_JOINED = ("content", "reasoning_content")
 
 
-def add(messages: list[dict[str, Any]], message: dict[str, Any]) -> None:
-    """Adds a message to the conversation, as most templates insist on it: turns of one side in a row are one,
-    and the system speaks first, or in the user's turn."""
-    last = messages[-1] if messages else {}
-    if message["role"] == "system" and last.get("role", "system") != "system":
-        # agents tell the model of such tags
-        told = f"<system-reminder>\n{message['content']}\n</system-reminder>"
-        message = {"role": "user", "content": told}
-    if message["role"] != last.get("role") or message["role"] == "tool":
-        messages.append(message)
-        return
-    for key in _MERGED:
-        if text := message.get(key):
-            last[key] = "\n".join(part for part in (last.get(key), text) if part)
-    if calls := message.get("tool_calls"):
-        last["tool_calls"] = last.get("tool_calls", []) + calls
+class Turns:
+    """A conversation as most templates insist on it: turns of one side in a row are one, and the system speaks
+    first, or in the user's turn."""
+
+    def __init__(self) -> None:
+        self._messages: list[dict[str, Any]] = []
+        # joined at the end: a turn may come in a hundred thousand pieces
+        self._texts: list[dict[str, list[str]]] = []
+
+    def add(self, message: dict[str, Any]) -> None:
+        """Adds a message, which is a turn or a piece of the last one."""
+        role = self._messages[-1]["role"] if self._messages else None
+        if message["role"] == "system" and role not in (None, "system"):
+            # agents tell the model of such tags
+            told = f"<system-reminder>\n{message['content']}\n</system-reminder>"
+            message = {"role": "user", "content": told}
+        if message["role"] != role or role == "tool":
+            self._messages.append(dict(message))
+            self._texts.append({key: [] for key in _JOINED if key in message})
+        elif calls := message.get("tool_calls"):
+            self._messages[-1].setdefault("tool_calls", []).extend(calls)
+        for key in _JOINED:
+            if text := message.get(key):
+                self._texts[-1].setdefault(key, []).append(text)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The chat's messages."""
+        joined = ({key: "\n".join(texts) for key, texts in pieces.items()} for pieces in self._texts)
+        return [message | texts for message, texts in zip(self._messages, joined, strict=True)]

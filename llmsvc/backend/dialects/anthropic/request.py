@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from llmsvc.backend.dialects import turns
+from llmsvc.backend.dialects.turns import Turns
 from llmsvc.backend.problem import ApiError, bad
 
 _SAME = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream")
@@ -30,11 +30,13 @@ def chat(body: dict[str, Any]) -> dict[str, Any]:
     given = body.get("messages")
     if not isinstance(given, list) or not given:
         raise bad("must be a list with at least one message", "messages")
-    messages = _system(body["system"]) if "system" in body else []
+    turns = Turns()
+    for made in _system(body["system"]) if "system" in body else []:
+        turns.add(made)
     for index, message in enumerate(given):
         for made in _messages(message, f"messages.{index}"):
-            turns.add(messages, made)
-    out["messages"] = messages
+            turns.add(made)
+    out["messages"] = turns.messages()
     if "stop_sequences" in body:
         if not isinstance(body["stop_sequences"], list):
             raise bad("must be a list of texts", "stop_sequences")

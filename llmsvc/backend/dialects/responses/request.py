@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llmsvc.backend import fields
-from llmsvc.backend.dialects import turns
+from llmsvc.backend.dialects.turns import Turns
 from llmsvc.backend.problem import ApiError, bad
 
 _SAME = (
@@ -147,12 +147,12 @@ def _not_ours(kind: object, place: str) -> ApiError:
 
 
 def _messages(body: dict[str, Any]) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = []
+    turns = Turns()
     instructions = body.get("instructions", "")
     if not isinstance(instructions, str):
         raise bad("instructions must be a text", "instructions")
     if instructions:
-        messages.append({"role": "system", "content": instructions})
+        turns.add({"role": "system", "content": instructions})
     given = body.get("input", "")
     if isinstance(given, str):
         if not given and not instructions:
@@ -175,7 +175,8 @@ def _messages(body: dict[str, Any]) -> list[dict[str, Any]]:
         if thought and message["role"] == "assistant":
             message["reasoning_content"] = thought
         thought = ""
-        turns.add(messages, message)
+        turns.add(message)
+    messages = turns.messages()
     if not messages:
         raise bad("input must have at least one item", "input")
     return messages
