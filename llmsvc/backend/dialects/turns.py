@@ -8,8 +8,8 @@ _JOINED = ("content", "reasoning_content")
 
 
 class Turns:
-    """A conversation as most templates insist on it: turns of one side in a row are one, and the system speaks
-    first, or in the user's turn."""
+    """A conversation as most templates insist on it: turns of one side in a row are one, and the system
+    speaks first, or in the user's turn."""
 
     def __init__(self) -> None:
         self._messages: list[dict[str, Any]] = []
