@@ -16,6 +16,9 @@ WITH = "-c 'import sys; from llmsvc.cli.main import main; sys.exit(main())'"
 PREPARE = f"""
 mkdir -p {PLACE}; cp -a $(readlink /opt/llmsvc/venv) {PLACE}/other
 cp -a {PLACE}/other {PLACE}/newer
+for release in other newer; do
+    sed -i "1s|.*|#!/opt/llmsvc/releases/$release/bin/python|" {PLACE}/$release/bin/llmsvc
+done
 cd {PLACE}/newer/lib/python3*/site-packages
 sed -i 's/^__version__ = .*/__version__ = "9.9.9"/' llmsvc/__init__.py
 echo 'CREATE TABLE new9001 (a int); ALTER TABLE llama_requests ADD COLUMN new9001 int;' \\
