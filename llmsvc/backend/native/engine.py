@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from llmsvc.backend import answers, budget, reranking
+from llmsvc.backend import answers, budget, calls, reranking
 from llmsvc.backend.answers import Events
 from llmsvc.backend.bodies import Model, Request, chat, embedding
 from llmsvc.backend.engines import Facts
@@ -117,7 +117,12 @@ class Engine:
             min(self._params["n_ubatch"], self.facts.n_ctx),
             self._has_moved,
         )
-        self._planner = Planner(lambda: vocabulary, self.facts.n_ctx, self.model.can_call)
+        self._planner = Planner(
+            lambda: vocabulary,
+            self.facts.n_ctx,
+            self.model.can_call,
+            calls.syntax_of(props.get("chat_template") or ""),
+        )
 
     def self_test(self) -> None:
         """See engines.Engine."""

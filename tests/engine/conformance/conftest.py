@@ -1,4 +1,4 @@
-"""Real clients against a real proxy with a real database in front of real backends, with each engine in turn."""
+"""Real clients, a real proxy with a real database, and real backends with each engine in turn."""
 
 from __future__ import annotations
 

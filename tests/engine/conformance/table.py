@@ -1,4 +1,4 @@
-"""What each client saw of each feature of each engine, and docs/conformance.md, the table that is made of it."""
+"""What each client saw of each feature with each engine, and docs/conformance.md, which is made of it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ class Table:
             if error.status_code >= 500:
                 raise
             code = error.code if isinstance(error, openai.APIStatusError) else error.error_code
-            self.note(engine, client, feature, f"{error.status_code} `{code}`" if code else str(error.status_code))
+            self.note(
+                engine, client, feature, f"{error.status_code} `{code}`" if code else str(error.status_code)
+            )
         else:
             self.note(engine, client, feature, WORKS)
 
