@@ -1,8 +1,8 @@
 """Both engines through the proxy, llama.cpp's server asked directly, and a bare llama_cpp.server: one table.
 
-    sudo tests/run bench -- engines [--clients 1,4,8,16] [--seconds 10] [--rounds 2] [--tokens 48] [--model FILE]
+    sudo tests/run bench -- engines [--help]
 
-Everything is on that is on in service: keys, limits, the queue, the ledger into a real PostgreSQL, the adapter.
+Everything is on that is on in service: keys, limits, queue, ledger into a real PostgreSQL, our checks.
 All contestants run all the time, and are loaded one after the other, round by round, so that they share what
 else the machine does. Each client asks for one streamed answer after the other, as a user of its own; what
 comes within the seconds counts, and at their end it leaves. Then four users talk in turns, each with a long
