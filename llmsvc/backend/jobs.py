@@ -142,6 +142,11 @@ class Jobs:
         for job in self._open.values():
             job.cancel(reason)
 
+    @property
+    def running(self) -> int:
+        """How many the model is at work on."""
+        return sum(job.started is not None for job in self._open.values())
+
     def busy_since(self) -> float | None:
         """Since when the model has been at work on its present job, seconds since 1970; None when idle."""
         return next((job.started for job in self._open.values() if job.started), None)

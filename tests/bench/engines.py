@@ -37,6 +37,8 @@ from tests.postgres.proxy.conftest import Stack, run_stack
 SLOTS = 8
 USERS = 16
 N_CTX = 2048
+ONCE = httpx.Limits(max_keepalive_connections=0)
+"""The engines' own servers close connections just as they are used again."""
 TURNS = 4
 TALKERS = 4
 HISTORY = "Once there was a lighthouse at the end of the land. " * 30
@@ -110,8 +112,12 @@ def turns(server: Server) -> list[float]:
 
 def on_socket(path: Path) -> Callable[[int], httpx.Client]:
     """Clients of a server on a unix socket."""
-    transport = httpx.HTTPTransport
-    return lambda _: httpx.Client(transport=transport(uds=str(path)), base_url="http://server", timeout=600)
+
+    def client(_: int) -> httpx.Client:
+        transport = httpx.HTTPTransport(uds=str(path), limits=ONCE)
+        return httpx.Client(transport=transport, base_url="http://server", timeout=600)
+
+    return client
 
 
 @contextlib.contextmanager
@@ -142,7 +148,10 @@ def contestants(model: Path, *, parts: bool) -> Iterator[list[Server]]:
     with cluster() as postgres, contextlib.ExitStack() as exits:
         bare = exits.enter_context(bare_server(model))
         url = bare.client.base_url
-        found = [Server("llama_cpp.server, bare", lambda _: httpx.Client(base_url=url, timeout=600))]
+        alone = Server(
+            "llama_cpp.server, bare", lambda _: httpx.Client(base_url=url, timeout=600, limits=ONCE)
+        )
+        found = [alone]
         for engine, name in (("llama-cpp-python", "default"), ("native", "native")):
             stack, backend, keys = exits.enter_context(ours(model, engine, postgres))
             # made at their use, in threads of the load: each closes its own
