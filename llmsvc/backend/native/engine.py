@@ -226,6 +226,9 @@ class Engine:
                 work = self._reader.read(request, job)
             else:
                 task.body |= {"id_slot": slot.number, "cache_prompt": keep}
+                if job.user and not self._settings["CACHE_RAM"]:
+                    # of what others left it would tell that they left it
+                    task.own, job.cached_tokens = slot.own, 0
                 work = self._answer(task, request, job, events, slot)
             ended = await self._until_unwanted(job, work)
         except RefusedError as error:

@@ -36,6 +36,8 @@ class Task:
     """Whether the whole answer is one call, as JSON with `name` and `arguments`."""
     fill: tuple[str, str] | None = None
     """What stands before and behind the text that is wanted: the prompt is still to be made of it."""
+    own: bool = False
+    """Whether what its slot held was left by the same user, who may know how much of it helped."""
     hidden: Syntax | None = None
     """How the model writes calls, where none are wanted: what it writes so is left out."""
     inputs: list[str] | None = None

@@ -58,6 +58,7 @@ class Answer:
         self._counts_end = not task.body.get("stop")
         self._only = task.only
         self._is_call = task.is_call
+        self._own = task.own
         self._call_text = ""
         self._open: dict[int, Call] = {}
         """Function calls that are not complete yet, by their place."""
@@ -222,6 +223,8 @@ class Answer:
         if not timings or self.ended:
             return
         job.prompt_tokens = timings["cache_n"] + timings["prompt_n"]
+        if self._own:
+            job.cached_tokens = timings["cache_n"]
         if timings["predicted_n"] > job.completion_tokens:
             job.last_token = time.monotonic()
             job.first_token = job.first_token or job.last_token

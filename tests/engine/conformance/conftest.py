@@ -94,7 +94,7 @@ def service(
             backend.socket.with_name("ready").touch()
             stack.start_proxy()
             stack.wait_served(MODEL)
-            exits.enter_context(_listening(stack.notify))
+            exits.enter_context(listening(stack.notify))
             return Service(stack)
 
         yield begin
@@ -116,7 +116,7 @@ def _model(name: str, models: Path, root: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _listening(notify: socket.socket) -> Iterator[None]:
+def listening(notify: socket.socket) -> Iterator[None]:
     """Reads what systemd is told: the queue of the socket is short, and the proxy waits for room in it."""
     notify.settimeout(None)
 

@@ -75,7 +75,8 @@ def test_streams(client, saw):
         assert all(chunk.usage is None for chunk in chunks)
     with saw("usage in a stream, where asked for"):
         chunks = list(create(client, stream=True, stream_options={"include_usage": True}))
-        assert chunks[-1].usage == whole.usage
+        told = {"prompt_tokens", "completion_tokens", "total_tokens"}
+        assert chunks[-1].usage.model_dump(include=told) == whole.usage.model_dump(include=told)
         assert chunks[-1].choices == []
 
 
