@@ -174,6 +174,8 @@ def _users(stack: Stack, keys: list[str]) -> Callable[[int], httpx.Client]:
 
 def row(samples: list[Sample], seconds: float) -> tuple[str, ...]:
     """Tokens a second of all together, seconds to the first token, and milliseconds for a further one."""
+    if not samples:
+        return ("-",) * 4
     first = sorted(sample.first for sample in samples)
     p95 = first[min(int(len(first) * 0.95), len(first) - 1)]
     each = [
