@@ -212,6 +212,9 @@ def main() -> None:
         printed(("---",) * 6)
         for clients in map(int, options.clients.split(",")):
             samples: dict[str, list[Sample]] = {server.name: [] for server in servers}
+            for server in servers:
+                # every slot has read the system prompt then
+                load(server, clients, min(options.seconds, 3), 8, said)
             for number in range(options.rounds):
                 for server in servers[number:] + servers[:number]:
                     found = load(server, clients, options.seconds, options.tokens, said)
