@@ -126,7 +126,8 @@ class Table:
 
     def _cell(self, client: str, feature: str) -> str:
         default, native = (self.cells.get((engine, client, feature), UNTRIED) for engine in ENGINES)
-        return default if native == default else f"{default}{NATIVE}{native}"
+        only_native = feature.endswith("ENGINE=native")
+        return native if native == default or only_native else f"{default}{NATIVE}{native}"
 
 
 def read(text: str) -> dict[tuple[str, str, str], str]:
