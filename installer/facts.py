@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import importlib.util
 import re
 import socket
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from installer import package, release
 from llmsvc import paths
 from llmsvc.errors import UnavailableError
+from llmsvc.library import accelerators
 from llmsvc.process import run
 
 OLDEST_SYSTEMD = 249
@@ -71,12 +71,7 @@ def systemd_version(text: str) -> int:
 
 def gpu_kind(dev: Path = Path("/dev")) -> str:
     """Which GPU the engine can use: 'none' unless it was built for one and its device nodes are there."""
-    # the engine's libraries tell, without the 0.6 s that importing it takes
-    engine = importlib.util.find_spec("llama_cpp")
-    libraries = Path(engine.origin).parent.rglob("libggml-*.so*") if engine and engine.origin else []
-    if not any(
-        library.name.startswith(("libggml-cuda", "libggml-hip", "libggml-vulkan")) for library in libraries
-    ):
+    if not accelerators.installed():
         return "none"
     if (dev / "nvidiactl").exists() or (dev / "dxg").exists():
         return "nvidia"

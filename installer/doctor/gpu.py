@@ -12,7 +12,7 @@ from installer.doctor.finding import INSTALL, Finding, error, warning
 from installer.doctor.host import Host
 from llmsvc import paths
 from llmsvc.errors import SettingError
-from llmsvc.library import settings
+from llmsvc.library import accelerators, settings
 
 DEV = Path("/dev")
 _NODES = {
@@ -67,7 +67,7 @@ def _model(name: str, running: bool, built: bool) -> Iterator[Finding]:
     if loaded["REQUIRE_GPU"] and not built:
         yield error(
             "gpu-engine",
-            f"{loaded.source('REQUIRE_GPU')}: {name} requires a GPU, llama-cpp-python is for the CPU",
+            f"{loaded.source('REQUIRE_GPU')}: {name} requires a GPU, its engine is for the CPU",
             f"the model {name} does not start",
             "install an engine for the GPU, or remove REQUIRE_GPU",
         )
@@ -83,13 +83,9 @@ def _model(name: str, running: bool, built: bool) -> Iterator[Finding]:
 
 
 def _built_for() -> list[str]:
-    """The kinds of GPU that the engine in the services' environment was built for."""
-    found = []
-    for library in paths.VENV.glob("lib/python3.*/site-packages/llama_cpp/lib/libggml-*"):
-        for part, kind in (("cuda", "nvidia"), ("hip", "amd"), ("vulkan", "drm")):
-            if library.name.startswith(f"libggml-{part}"):
-                found.append(kind)
-    return sorted(set(found))
+    """The kinds of GPU that the engines in the services' environment were built for."""
+    kinds = {"cuda": "nvidia", "hip": "amd", "vulkan": "drm"}
+    return sorted(kinds[kind] for kind in accelerators.of_environment(paths.VENV))
 
 
 def _unit_kind() -> str | None:

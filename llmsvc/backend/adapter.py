@@ -118,6 +118,7 @@ class Adapter:
             "model_file": engine.model.file,
             **dataclasses.asdict(engine.facts),
             "slots": engine.slots,
+            "running": self.jobs.running,
             "busy_since": self.jobs.busy_since(),
             "tokens_per_second": engine.tokens_per_second,
             "load_seconds": self._load_seconds,

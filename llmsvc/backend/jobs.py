@@ -45,6 +45,8 @@ class Job:
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         """Of these, what the model thought, where the engine tells that apart."""
+        self.cached_tokens: int | None = None
+        """Those of the prompt that had been read for the same user already; None where that is not told."""
         self.cancelled: str | None = None
         """Why it was cancelled: `left`, `cancel`, `stopping` or `slow`."""
         self.task: Any = None
@@ -103,6 +105,8 @@ class Job:
         }
         if self.reasoning_tokens:
             usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        if self.cached_tokens is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
         return usage
 
 
@@ -141,6 +145,11 @@ class Jobs:
         """Cancels every job that is open."""
         for job in self._open.values():
             job.cancel(reason)
+
+    @property
+    def running(self) -> int:
+        """How many the model is at work on."""
+        return sum(job.started is not None for job in self._open.values())
 
     def busy_since(self) -> float | None:
         """Since when the model has been at work on its present job, seconds since 1970; None when idle."""

@@ -94,7 +94,9 @@ def _load(name: str, log: journal.Journal) -> Callable[[], None]:
     # the proxy has checked the limit already, and may have added a field
     load_seconds = time.monotonic() - begun
     adapter = Adapter(engine, max_body_bytes=max_body + 4096, load_seconds=load_seconds)
-    status = f"Serving {name} ({model.model.name}, {engine.facts.n_ctx} tokens, {engine.facts.device})"
+    each = f"{engine.slots} slots of " if engine.slots > 1 else ""
+    context = f"{each}{engine.facts.n_ctx} tokens"
+    status = f"Serving {name} ({model.model.name}, {context}, {engine.facts.device})"
     app = single_key.SingleKey(adapter, key) if key else adapter
     server = Server(app, adapter, engine, drain_seconds=drain, status=status)
 

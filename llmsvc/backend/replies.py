@@ -57,10 +57,6 @@ class Reply:
         """A chunk of what the model thinks before it answers."""
         return self._chunk({"reasoning_content": text})
 
-    def part_of_call(self, index: int, call: dict[str, Any]) -> dict[str, Any]:
-        """A chunk that is a function call, or the next piece of one, as the engine has made it."""
-        return self._chunk({"tool_calls": [{"index": index, **call}]})
-
     def end(self, finish: str) -> dict[str, Any]:
         """The chunk that says why the answer is over."""
         return self._chunk({} if self._chat else "", finish=finish)

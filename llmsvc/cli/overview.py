@@ -21,6 +21,7 @@ _ORDER = ("active", "deactivating", "activating", "failed")
 """Of several instances the first of these is the one that matters."""
 _FROM_PROXY = (
     "running",
+    "slots",
     "waiting",
     "expected_seconds",
     "unloaded",

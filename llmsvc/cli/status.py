@@ -185,7 +185,8 @@ def _requests(found: dict[str, Any]) -> list[str]:
         waiting += f" for a model since {clock(held)}"
     elif found["waiting"] and found["expected_seconds"]:
         waiting += f" (a new one for about {duration(found['expected_seconds'])})"
-    return [f"{found['running']} running", waiting]
+    of = f" of {found['slots']}" if (found["slots"] or 0) > 1 else ""
+    return [f"{found['running']}{of} running", waiting]
 
 
 def _queue(entries: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,8 @@
 """Whether a model fits into memory: an estimate from its header and settings against what is free.
 
-The constants were measured with llama-cpp-python 0.3.36; tests/engine/test_fit.py compares with processes.
+The constants were measured with llama-cpp-python 0.3.36 and xllamacpp 2026.10.11549; tests/engine/test_fit.py
+compares with processes. llama-cpp-python keeps the whole context for all layers, also those with a sliding
+window (swa_full).
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ import dataclasses
 from llmsvc.errors import Error
 from llmsvc.library import gguf, memory
 from llmsvc.library.progress import size
-from llmsvc.library.settings import DEFAULT_N_CTX, ModelSettings
+from llmsvc.library.settings import DEFAULT_N_CTX, NATIVE_CPU_BATCH, ModelSettings
 
 _PROGRAM = 87_000_000
 """Bytes of a backend without a model: Python, its modules and llama.cpp."""
+_PROGRAM_NATIVE = 98_000_000
+"""The same of both its processes."""
 _PER_TOKEN_OF_VOCABULARY = 150
 _TYPICAL_TOKENS = 768
 """Tokens of a request that `memory` is told for."""
@@ -62,17 +66,21 @@ def estimate(settings: ModelSettings, header: gguf.Header, n_ctx: int | None = N
     """
     shape = header.geometry
     n_ctx = -(-(n_ctx or context(settings, header)) // _STEP) * _STEP
-    batch = min(_batch(settings, n_ctx), n_ctx)
+    batch = min(_batch(settings, header, n_ctx), n_ctx)
     cache = _cache(settings, header, n_ctx) * settings.slots
+    # the native engine takes it wherever it can
+    flash = settings["FLASH_ATTN"] or (_native(settings) and "FLASH_ATTN" not in settings.lines)
 
     def work(tokens: int) -> int:
         """Intermediate results of one batch that sees so many tokens: activations, mask, and the attention
         scores as f32 and as f16."""
-        per_token = 4 if settings["FLASH_ATTN"] else 4 + (4 + 2) * shape.heads
+        per_token = 4 if flash else 4 + (4 + 2) * shape.heads
         return batch * (4 * (2 * shape.feed_forward + 6 * shape.embedding) + per_token * tokens)
 
     logits = 4 * shape.vocabulary * (n_ctx + batch) if settings["LOGITS_ALL"] else 0
-    program = _PROGRAM + _PER_TOKEN_OF_VOCABULARY * shape.vocabulary
+    program = (
+        _PROGRAM_NATIVE if _native(settings) else _PROGRAM
+    ) + _PER_TOKEN_OF_VOCABULARY * shape.vocabulary
     share = memory.gpu_share(settings, header)
     on_gpu = round(share * header.size)
     cache_on_gpu = round(share * cache) if settings["OFFLOAD_KQV"] else 0
@@ -95,18 +103,30 @@ def estimate(settings: ModelSettings, header: gguf.Header, n_ctx: int | None = N
     )
 
 
-def _batch(settings: ModelSettings, n_ctx: int) -> int:
+def _native(settings: ModelSettings) -> bool:
+    return bool(settings["ENGINE"] == "native")
+
+
+def _batch(settings: ModelSettings, header: gguf.Header, n_ctx: int) -> int:
     """Tokens that are computed at once, as the engines set them."""
     keys = ("N_BATCH", "N_UBATCH")
+    small = _native(settings) and "N_BATCH" not in settings.lines and not settings.only_reads
+    if small and not memory.gpu_share(settings, header):
+        return NATIVE_CPU_BATCH
     return min(n_ctx if settings.only_reads and k not in settings.lines else settings[k] for k in keys)
 
 
 def _cache(settings: ModelSettings, header: gguf.Header, n_ctx: int) -> int:
-    total = 0.0
-    for key, values in (("TYPE_K", header.geometry.key_values), ("TYPE_V", header.geometry.value_values)):
+    total, shape, seen = 0.0, header.geometry, n_ctx
+    if _native(settings) and not settings["SWA_FULL"] and shape.window:
+        seen = min(n_ctx, -(-(shape.window + _batch(settings, header, n_ctx)) // _STEP) * _STEP)
+    for key, values, windowed in (
+        ("TYPE_K", shape.key_values, shape.window_key_values),
+        ("TYPE_V", shape.value_values, shape.window_value_values),
+    ):
         kind = settings[key]
         per_block, block_bytes = gguf.BLOCKS[_F16 if kind is None else kind]
-        total += n_ctx * values * block_bytes / per_block
+        total += (n_ctx * (values - windowed) + seen * windowed) * block_bytes / per_block
     return round(total)
 
 

@@ -6,8 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 
 MAX_LAYERS = 1024
-PER_LAYER = (".attention.head_count", ".attention.head_count_kv", ".feed_forward_length")
+PER_LAYER = (
+    ".attention.head_count",
+    ".attention.head_count_kv",
+    ".attention.sliding_window_pattern",
+    ".feed_forward_length",
+)
 """Ends of the keys that may be one number or an array of one a layer."""
+_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-oss": 2}
+"""Of so many layers the last one sees the whole context, where the file does not say so; as in llama.cpp."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +34,15 @@ class Geometry:
     value_values: int
     """The same for the value cache."""
     layers: int = 0
+    window: int = 0
+    """Tokens that layers with a sliding window look back."""
+    window_key_values: int = 0
+    """The part of key_values that is of layers with a window."""
+    window_value_values: int = 0
 
 
 def read(values: Mapping[str, object], architecture: str, vocabulary: int) -> Geometry:
-    """The geometry in the metadata; numbers that make no sense count as absent.
-
-    A sliding window is not looked at: llama-cpp-python keeps the whole context for all layers (swa_full).
-    """
+    """The geometry in the metadata; numbers that make no sense count as absent."""
 
     def number(key: str) -> int:
         return max(_numbers(values.get(f"{architecture}.{key}")), default=0)
@@ -46,16 +55,31 @@ def read(values: Mapping[str, object], architecture: str, vocabulary: int) -> Ge
         of_layers *= layers
     # the last layers of some models read the cache of earlier ones
     own = max(layers - number("attention.shared_kv_layers"), 0)
-    kv_heads = sum(of_layers[:own])
+    of_layers = of_layers[:own]
+    kv_heads = sum(of_layers)
+    window = number("attention.sliding_window")
+    pattern = values.get(f"{architecture}.attention.sliding_window_pattern", _PERIODS.get(architecture, 1))
+    windowed = sum(heads for at, heads in enumerate(of_layers) if _slides(at, pattern)) if window else 0
+    key, value = number("attention.key_length") or head, number("attention.value_length") or head
     return Geometry(
         vocabulary=vocabulary,
         embedding=embedding,
         feed_forward=number("feed_forward_length"),
         heads=heads,
-        key_values=kv_heads * (number("attention.key_length") or head),
-        value_values=kv_heads * (number("attention.value_length") or head),
+        key_values=kv_heads * key,
+        value_values=kv_heads * value,
         layers=layers,
+        window=window,
+        window_key_values=windowed * key,
+        window_value_values=windowed * value,
     )
+
+
+def _slides(layer: int, pattern: object) -> bool:
+    """Whether a layer has a sliding window; the pattern is a period, or says it of each layer."""
+    if isinstance(pattern, tuple):
+        return bool(pattern) and bool(pattern[layer % len(pattern)])
+    return type(pattern) is int and pattern > 1 and layer % pattern < pattern - 1
 
 
 def _numbers(value: object) -> tuple[int, ...]:

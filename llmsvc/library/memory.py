@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import pwd
 from pathlib import Path
 
 from llmsvc import process
 from llmsvc.errors import Error, UnavailableError
+from llmsvc.library import accelerators
 from llmsvc.library.gguf import Header, printable
 from llmsvc.library.progress import size
 from llmsvc.library.settings import ModelSettings
@@ -94,18 +94,16 @@ def room(name: str | None = None) -> Room:
 def gpu_share(settings: ModelSettings, header: Header) -> float:
     """The part of the model that goes to GPUs, 0.0 to 1.0."""
     wanted: int | None = settings["N_GPU_LAYERS"]
-    if settings["GPU"] == "none" or wanted == 0 or not has_gpu():
+    if settings["GPU"] == "none" or wanted == 0 or not has_gpu(settings["ENGINE"]):
         return 0.0
     # the output counts as one more layer
     layers = (header.block_count or 1) + 1
     return 1.0 if wanted is None or wanted < 0 else min(wanted / layers, 1.0)
 
 
-def has_gpu() -> bool:
-    """Whether llama.cpp here was built for a kind of GPU, and there is one."""
-    return any(
-        _built_for(kind) and any((_DEV / node).exists() for node in nodes) for kind, nodes in _GPUS.items()
-    )
+def has_gpu(engine: str) -> bool:
+    """Whether that engine here was built for a kind of GPU, and there is one."""
+    return any(any((_DEV / node).exists() for node in _GPUS[kind]) for kind in accelerators.installed(engine))
 
 
 def gpu_nodes() -> bool:
@@ -113,14 +111,9 @@ def gpu_nodes() -> bool:
     return any((_DEV / node).exists() for nodes in _GPUS.values() for node in nodes)
 
 
-def _built_for(kind: str) -> bool:
-    found = importlib.util.find_spec("llama_cpp")
-    return bool(found and found.origin and any(Path(found.origin).with_name("lib").glob(f"libggml-{kind}*")))
-
-
 def _gpu_free(pid: int) -> int | None:
     """Free memory of all GPUs together, with what process `pid` will give back; None where nobody tells."""
-    if not _built_for("cuda"):
+    if "cuda" not in accelerators.installed():
         return None
     mebibytes = 0
     try:

@@ -23,6 +23,10 @@ DEFAULT_N_CTX = 4096
 DEFAULT_SLOTS = 4
 """Requests at once where SLOTS is not set, of an engine that can do several."""
 
+NATIVE_CPU_BATCH = 32
+"""Tokens that the native engine reads at once on a CPU, where larger batches are no faster, if N_BATCH is not
+set."""
+
 _CACHE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30,
 }  # fmt: skip

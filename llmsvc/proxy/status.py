@@ -73,6 +73,7 @@ class Status:
             "progress": loading.percent if loading else None,
             "loading": loading.text if loading else None,
             "running": self.upstream.running,
+            "slots": self.slots,
             "waiting": self.queue.waiting,
             "expected_seconds": self.queue.expected_seconds(self.queue.waiting + 1),
             "held_since": self.upstream.lost_at,
@@ -102,7 +103,8 @@ class Status:
         none = f"{unloaded} is stopped until the next request" if unloaded else "no model is ready"
         model = f"serving {backend.name}" if backend else none
         coming = f" ({loading})" if loading else ""
-        counts = f"{self.upstream.running} running, {self.queue.waiting} waiting"
+        of = f" of {self.slots}" if self.slots > 1 else ""
+        counts = f"{self.upstream.running}{of} running, {self.queue.waiting} waiting"
         return f"{model}{coming}, {counts}; database {'ok' if self.keys.database_ok else 'not reachable'}"
 
     def _unloaded(self) -> str | None:

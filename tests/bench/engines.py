@@ -1,9 +1,12 @@
-"""Both engines and a bare llama_cpp.server under the same load: one table.
+"""Both engines through the proxy, llama.cpp's server asked directly, and a bare llama_cpp.server: one table.
 
-    python -m tests.bench.engines MODEL.gguf [--clients 1,4,8,16] [--seconds 20] [--tokens 48]
+    sudo tests/run bench -- engines [--help]
 
-Each client asks for one streamed answer after the other. Before that, four users talk in turns, each with a
-long first message: how long the first token of a later turn takes, with the others' turns in between.
+Everything is on that is on in service: keys, limits, queue, ledger into a real PostgreSQL, our checks.
+All contestants run all the time, and are loaded one after the other, round by round, so that they share what
+else the machine does. Each client asks for one streamed answer after the other, as a user of its own; what
+comes within the seconds counts, and at their end it leaves. Then four users talk in turns, each with a long
+first message: how long the first token of a later turn takes, with the others' turns in between.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -24,136 +29,206 @@ from typing import Any, NamedTuple
 import httpx
 
 from tests.bench.backend import bare as bare_server
-from tests.engine.conftest import Backend
+from tests.bench.rig import cluster
+from tests.engine.conftest import MODELS, Backend
+from tests.postgres.conftest import Cluster
+from tests.postgres.proxy.conftest import Stack, run_stack
 
 SLOTS = 8
+USERS = 16
 N_CTX = 2048
-TURNS = 3
+ONCE = httpx.Limits(max_keepalive_connections=0)
+"""The engines' own servers close connections just as they are used again."""
+TURNS = 4
+TALKERS = 4
 HISTORY = "Once there was a lighthouse at the end of the land. " * 30
 
 
-class Answer(NamedTuple):
-    """One streamed answer: seconds to its first token, seconds for each further one, tokens."""
-
-    first: float
-    each: float
-    tokens: int
-
-
 class Server(NamedTuple):
-    """What is measured."""
+    """What is measured; `client` makes one for the user of a number."""
 
     name: str
-    client: Callable[[], httpx.Client]
+    client: Callable[[int], httpx.Client]
 
 
-def ask(client: httpx.Client, messages: list[dict[str, str]], tokens: int) -> Answer:
-    """One streamed answer."""
+class Sample(NamedTuple):
+    """What one user saw of one answer: seconds to the first token, and the time of each token."""
+
+    first: float
+    times: list[float]
+
+
+def ask(client: httpx.Client, messages: list[dict[str, str]], tokens: int, end: float) -> Sample | None:
+    """One streamed answer, as far as it comes until `end`; None where nothing did."""
     body: dict[str, Any] = {"messages": messages, "max_tokens": tokens, "stream": True, "temperature": 0}
     begun, times = time.perf_counter(), []
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-        assert answer.status_code == 200
+        if answer.status_code != 200:
+            raise RuntimeError(f"{answer.status_code}: {answer.read()!r}")
         for line in answer.iter_lines():
+            if (now := time.perf_counter()) > end:
+                break
             if line.startswith("data: {"):
                 event = json.loads(line[6:])
                 if event["choices"] and event["choices"][0]["delta"].get("content"):
-                    times.append(time.perf_counter())
-    each = (times[-1] - times[0]) / max(len(times) - 1, 1)
-    return Answer(times[0] - begun, each, len(times))
+                    times.append(now)
+    return Sample(times[0] - begun, times) if times else None
 
 
-def load(server: Server, clients: int, seconds: float, tokens: int) -> tuple[list[Answer], float]:
-    """All answers of so many clients, and the tokens a second of all together."""
-    end = time.perf_counter() + seconds
-    ready = threading.Barrier(clients)
+def load(server: Server, clients: int, seconds: float, tokens: int, said: Iterator[int]) -> list[Sample]:
+    """All answers to so many clients within the seconds."""
+    ready = threading.Barrier(clients, timeout=60)
 
-    def work(number: int) -> list[Answer]:
+    def work(number: int) -> list[Sample]:
         found = []
-        with server.client() as client:
+        with server.client(number) as client:
             ready.wait()
+            end = time.perf_counter() + seconds
             while time.perf_counter() < end:
-                say = f"Tell story {number}.{len(found)} of a dog."
-                found.append(ask(client, [{"role": "user", "content": say}], tokens))
+                say = f"Tell story {next(said)} of a dog."
+                if sample := ask(client, [{"role": "user", "content": say}], tokens, end):
+                    found.append(sample)
         return found
 
-    begun = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-        answers = [answer for found in pool.map(work, range(clients)) for answer in found]
-    return answers, sum(answer.tokens for answer in answers) / (time.perf_counter() - begun)
+        return [sample for found in pool.map(work, range(clients)) for sample in found]
 
 
-def turns(server: Server, users: int) -> float:
-    """Median seconds to the first token of later turns, with the turns of others in between."""
-    talks = [[{"role": "user", "content": f"{user}: {HISTORY}"}] for user in range(users)]
+def turns(server: Server) -> list[float]:
+    """Seconds to the first token of later turns, with the turns of others in between."""
     later = []
-    with server.client() as client:
+    with contextlib.ExitStack() as exits:
+        clients = [exits.enter_context(server.client(user)) for user in range(TALKERS)]
+        talks = [[{"role": "user", "content": f"{user}: {HISTORY}"}] for user in range(TALKERS)]
         for turn in range(TURNS):
-            for talk in talks:
-                answer = ask(client, talk, 4)
+            for client, talk in zip(clients, talks, strict=True):
+                sample = ask(client, talk, 4, time.perf_counter() + 600)
+                assert sample is not None
                 talk += [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "Go on."}]
                 if turn:
-                    later.append(answer.first)
-    return statistics.median(later)
+                    later.append(sample.first)
+    return later
+
+
+def on_socket(path: Path) -> Callable[[int], httpx.Client]:
+    """Clients of a server on a unix socket."""
+
+    def client(_: int) -> httpx.Client:
+        transport = httpx.HTTPTransport(uds=str(path), limits=ONCE)
+        return httpx.Client(transport=transport, base_url="http://server", timeout=600)
+
+    return client
 
 
 @contextlib.contextmanager
-def ours(model: Path, engine: str) -> Iterator[Server]:
-    """Our backend with an engine, as its unit starts it."""
-    with tempfile.TemporaryDirectory() as folder:
+def ours(model: Path, engine: str, postgres: Cluster) -> Iterator[tuple[Stack, Backend, list[str]]]:
+    """Our backend with an engine, as its unit starts it, a proxy before it, and users' keys."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as exits:
         root = Path(folder)
         (root / "config.env").touch()
         settings = f"MODEL={model}\nN_CTX={N_CTX}\nENGINE={engine}\n"
         settings += f"SLOTS={SLOTS}\n" if engine == "native" else ""
-        backend = Backend(root, settings)
-        try:
-            backend.wait_for("READY=1", 300)
-
-            def client() -> httpx.Client:
-                transport = httpx.HTTPTransport(uds=str(backend.socket))
-                return httpx.Client(transport=transport, base_url="http://backend", timeout=600)
-
-            yield Server(engine, client)
-        finally:
-            backend.close()
+        backend = exits.enter_context(contextlib.closing(Backend(root, settings, name="model")))
+        limits = {"LLAMA_PROXY_RATE_LIMIT": 10**6, "LLAMA_PROXY_QUEUE_SECONDS": 600}
+        stack = exits.enter_context(run_stack(postgres, **limits))
+        (stack.root / "run").symlink_to(root / "run")
+        backend.wait_for("READY=1", 300)
+        backend.socket.with_name("ready").touch()
+        stack.start_proxy()
+        stack.wait_served("model")
+        yield stack, backend, [stack.add_key() for _ in range(USERS)]
 
 
 @contextlib.contextmanager
-def bare(model: Path) -> Iterator[Server]:
-    """llama_cpp.server alone."""
-    with bare_server(model) as server:
-        url = server.client.base_url
-        yield Server("llama_cpp.server", lambda: httpx.Client(base_url=url, timeout=600))
+def contestants(model: Path, *, parts: bool) -> Iterator[list[Server]]:
+    """All that is measured, running.
+
+    :param parts: also our backends without the proxy
+    """
+    with cluster() as postgres, contextlib.ExitStack() as exits:
+        bare = exits.enter_context(bare_server(model))
+        url = bare.client.base_url
+        alone = Server(
+            "llama_cpp.server, bare", lambda _: httpx.Client(base_url=url, timeout=600, limits=ONCE)
+        )
+        found = [alone]
+        for engine, name in (("llama-cpp-python", "default"), ("native", "native")):
+            stack, backend, keys = exits.enter_context(ours(model, engine, postgres))
+            # made at their use, in threads of the load: each closes its own
+            found.append(Server(f"{name}, through the proxy", _users(stack, keys)))
+            if parts:
+                found.append(Server(f"{name}, our backend alone", on_socket(backend.socket)))
+        direct = backend.socket.with_name("engine") / "http.sock"
+        found.append(Server("llama.cpp's server, directly", on_socket(direct)))
+        yield found
+
+
+def _users(stack: Stack, keys: list[str]) -> Callable[[int], httpx.Client]:
+    return lambda number: httpx.Client(
+        base_url=stack.url,
+        headers={"Authorization": f"Bearer {keys[number]}"},
+        timeout=600,
+        trust_env=False,
+    )
+
+
+def row(samples: list[Sample], seconds: float) -> tuple[str, ...]:
+    """Tokens a second of all together, seconds to the first token, and milliseconds for a further one."""
+    if not samples:
+        return ("-",) * 4
+    first = sorted(sample.first for sample in samples)
+    p95 = first[min(int(len(first) * 0.95), len(first) - 1)]
+    each = [
+        (sample.times[-1] - sample.times[0]) / (len(sample.times) - 1)
+        for sample in samples
+        if len(sample.times) > 1
+    ]
+    rate = sum(len(sample.times) for sample in samples) / seconds
+    median = statistics.median(each) * 1000 if each else 0.0
+    return f"{rate:.1f}", f"{statistics.median(first):.2f}", f"{p95:.2f}", f"{median:.1f}"
+
+
+def printed(cells: tuple[object, ...]) -> None:
+    """One line of a table."""
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("--model", type=Path, default=MODELS / "smollm2.gguf")
     parser.add_argument("--clients", default="1,4,8,16")
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--parts", action="store_true", help="our backends without the proxy, too")
     options = parser.parse_args()
-    counts = [int(count) for count in options.clients.split(",")]
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.model.name}, {SLOTS} slots")
-    head = ("engine", "clients", "tokens/s", "first p50 s", "first p95 s", "ms/token", "later turn s")
-    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
-    for begin in (
-        lambda: bare(options.model),
-        lambda: ours(options.model, "llama-cpp-python"),
-        lambda: ours(options.model, "native"),
-    ):
-        with begin() as server:
-            later = turns(server, 4)
-            for clients in counts:
-                answers, rate = load(server, clients, options.seconds, options.tokens)
-                first = sorted(answer.first for answer in answers)
-                p95 = first[min(int(len(first) * 0.95), len(first) - 1)]
-                each = statistics.median(answer.each for answer in answers) * 1000
-                row = (
-                    server.name, clients, f"{rate:.1f}", f"{statistics.median(first):.2f}", f"{p95:.2f}",
-                    f"{each:.1f}", f"{later:.2f}",
-                )  # fmt: skip
-                print("| " + " | ".join(map(str, row)) + " |", flush=True)
+    said = iter(range(10**9))
+    # also then everything that was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with contestants(options.model, parts=options.parts) as servers:
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.model.name}, {SLOTS} slots")
+        printed(("", "clients", "tokens/s", "first token p50 s", "p95 s", "ms a token"))
+        printed(("---",) * 6)
+        for clients in map(int, options.clients.split(",")):
+            samples: dict[str, list[Sample]] = {server.name: [] for server in servers}
+            for server in servers:
+                # every slot has read the system prompt then
+                load(server, clients, min(options.seconds, 3), 8, said)
+            for number in range(options.rounds):
+                for server in servers[number:] + servers[:number]:
+                    found = load(server, clients, options.seconds, options.tokens, said)
+                    samples[server.name] += found
+            for server in servers:
+                seconds = options.seconds * options.rounds
+                printed((server.name, clients, *row(samples[server.name], seconds)))
+        print("\nA later turn of a conversation, three others' in between:\n")
+        printed(("", "first token p50 s", "slowest s"))
+        printed(("---",) * 3)
+        for server in servers:
+            later = turns(server)
+            printed((server.name, f"{statistics.median(later):.2f}", f"{max(later):.2f}"))
+        print(f"\nload at the end {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """A request that nobody waits for any more frees the model within a second."""
 
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -102,13 +104,18 @@ def test_an_unknown_id_is_a_404(smollm2):
     assert answer.json()["error"]["code"] == "request_not_found"
 
 
-@pytest.mark.engine("llama-cpp-python")  # the other one renders templates where nothing can end them
-def test_a_template_that_does_not_end_is_cancelled_and_holds_nobody_up(start, models, tmp_path):
+def start_endless(start, models, folder):
+    """A backend whose template does not end over the message `loop`."""
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     template = "{% if messages[0].content == 'loop' %}" + loop + "{% endif %}{{ messages[0].content }}"
-    file = with_template(models / "smollm2.gguf", tmp_path / "loop.gguf", template)
+    file = with_template(models / "smollm2.gguf", folder / "loop.gguf", template)
     backend = start(f"MODEL={file}\nN_THREADS=1\nN_CTX=256\n")
     backend.wait_for("READY=1")
+    return backend
+
+
+def test_a_template_that_does_not_end_is_cancelled_and_holds_nobody_up(start, models, tmp_path, engine):
+    backend = start_endless(start, models, tmp_path)
     body = {"messages": [{"role": "user", "content": "loop"}]}
     answers = []
 
@@ -126,4 +133,43 @@ def test_a_template_that_does_not_end_is_cancelled_and_holds_nobody_up(start, mo
     for worker in workers:
         worker.join(5)
     assert [answer.status_code for answer in answers] == [499, 499]
-    assert backend.output == ""
+    if engine == "llama-cpp-python":
+        assert backend.output == ""
+
+
+@pytest.mark.engine("native")  # the other one ends it at once
+@pytest.mark.parametrize("cancelled", [False, True], ids=["waited for", "cancelled"])
+def test_a_template_that_does_not_end_is_refused_and_keeps_no_core_busy(start, models, tmp_path, cancelled):
+    backend = start_endless(start, models, tmp_path)
+    body = {"messages": [{"role": "user", "content": "loop"}]}
+    worker, answers = begin(backend, body, "loop", "/v1/chat/completions")
+    if cancelled:
+        assert backend.post("/cancel/loop", {}).json() == {"prompt_tokens": 0, "completion_tokens": 0}
+    # somebody else's answer goes on to its end
+    assert backend.chat(max_tokens=100).status_code == 200
+    worker.join(60)
+    if not cancelled:
+        assert (answers[0].status_code, answers[0].json()["error"]["param"]) == (400, "messages")
+    deadline = time.monotonic() + 60
+    while "starts again" not in backend.output:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # also while it starts
+    assert backend.post("/extras/tokenize/count", {"input": "Hello"}).json()["count"] == 1
+    assert backend.chat(max_tokens=1).status_code == 200
+    before = cpu_seconds(backend)
+    time.sleep(1)
+    assert cpu_seconds(backend) - before < 0.5
+    assert len(backend.output.splitlines()) == 1
+
+
+def cpu_seconds(backend):
+    """CPU time that the backend and its child have used."""
+    family = [backend.process.pid]
+    for children in Path(f"/proc/{family[0]}/task").glob("*/children"):
+        family += map(int, children.read_text().split())
+    ticks = 0
+    for pid in family:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -19,14 +19,15 @@ SLOTS = {"llama-cpp-python": 1, "native": 4}
 SMOLLM2 = "MODEL={models}/smollm2.gguf\nN_THREADS=1\n"
 
 
-def test_ready_is_told_after_load_progress_and_a_self_test(start):
+def test_ready_is_told_after_load_progress_and_a_self_test(start, engine):
     backend = start(SMOLLM2, name="m")
     backend.wait_for("READY=1")
     told = [line for message in backend.messages for line in message.split("\n")]
     assert told[0] == "STATUS=Loading smollm2.gguf"
     assert any(line.startswith("STATUS=Loading smollm2.gguf: ") for line in told)
     assert told.index("STATUS=Testing smollm2.gguf") < told.index("READY=1")
-    assert told[-1] == "STATUS=Serving m (smollm2.gguf, 4096 tokens, cpu)"
+    context = {"llama-cpp-python": "4096 tokens", "native": "4 slots of 4096 tokens"}[engine]
+    assert told[-1] == f"STATUS=Serving m (smollm2.gguf, {context}, cpu)"
     assert backend.output == ""
 
 
@@ -297,8 +298,8 @@ def test_health_answers_while_the_model_generates(smollm2, engine):
     assert speed is None or 1 < speed < 10000
     assert {**idle, "busy_since": 0, "load_seconds": 0} == {
         "status": "ok", "model": "smollm2", "model_file": "smollm2.gguf", "engine": engine,
-        "engine_version": VERSIONS[engine], "slots": SLOTS[engine], "n_ctx": 4096, "n_ctx_train": 8192,
-        "device": "cpu",
+        "engine_version": VERSIONS[engine], "slots": SLOTS[engine], "running": 0,
+        "n_ctx": 4096, "n_ctx_train": 8192, "device": "cpu",
         "n_gpu_layers": 0, "n_layers": 30, "busy_since": 0, "load_seconds": 0, "embedding": False,
         "capabilities": ["chat", "completions", "json_schema"],
     }  # fmt: skip
@@ -308,6 +309,7 @@ def test_health_answers_while_the_model_generates(smollm2, engine):
     deadline = time.monotonic() + 10
     while not (busy := smollm2.client.get("/health").json())["busy_since"]:
         assert time.monotonic() < deadline
+    assert busy["running"] == 1
     begun = time.monotonic()
     assert smollm2.client.get("/health").json()["busy_since"] == busy["busy_since"]
     assert time.monotonic() - begun < 0.3

@@ -5,8 +5,8 @@ import types
 import pytest
 from llama_cpp import llama_chat_format
 
+from llmsvc.backend.calls import Hermes, Mistral
 from llmsvc.backend.llama_cpp_python import templates
-from llmsvc.backend.llama_cpp_python.calls import Hermes, Mistral
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
 CALL = {"id": "call_0123456789", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}

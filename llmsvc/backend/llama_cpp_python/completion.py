@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from llmsvc.backend.calls import Syntax
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.llama_cpp_python import logits
-from llmsvc.backend.llama_cpp_python.calls import Syntax
-from llmsvc.backend.llama_cpp_python.parser import Parser
-from llmsvc.backend.llama_cpp_python.texts import Text
 from llmsvc.backend.logprobs import Entry
+from llmsvc.backend.parser import Parser
 from llmsvc.backend.replies import Call, Reply
+from llmsvc.backend.texts import Text
 
 SAMPLING = {
     "temperature": "temp",

@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
+from llmsvc.backend.calls import Only, Syntax
 from llmsvc.backend.llama_cpp_python import internals
-from llmsvc.backend.llama_cpp_python.calls import Only, Syntax
 from llmsvc.backend.problem import ApiError, bad
 
 # Within texts the converter's grammar allows line ends and halves of characters, which JSON does not

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from llmsvc.backend.bodies import Request
+from llmsvc.backend.calls import Only, Syntax
 from llmsvc.backend.llama_cpp_python import grammars
-from llmsvc.backend.llama_cpp_python.calls import Only, Syntax
 from llmsvc.backend.llama_cpp_python.completion import Task
 from llmsvc.backend.llama_cpp_python.embeddings import Inputs
 from llmsvc.backend.llama_cpp_python.templates import Template

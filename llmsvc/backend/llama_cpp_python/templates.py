@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from llmsvc.backend.llama_cpp_python import calls, internals
+from llmsvc.backend import calls
+from llmsvc.backend.llama_cpp_python import internals
 
 _TOOL_USE = "chat_template.tool_use"
 _PROBE = "probe_of_a_function"

@@ -17,6 +17,8 @@ Decided after trying it out (xllamacpp 2026.10.11549 = llama.cpp b11549):
 - Each request is given its slot by us (slots.py), for the server's choice, by likeness of prompts, moves
   users who share a system prompt into each other's slots.
 
-Where it falls short of the contract: an endless chat template is not ended but by the watchdog; min_tokens is
-refused; a control token that stands in a chat gets an invisible character (vocabulary.py).
+- A chat template that does not end has the server started again (renewal.py).
+
+Where it falls short of the contract: min_tokens is refused; a control token that stands in a chat gets an
+invisible character (vocabulary.py).
 """

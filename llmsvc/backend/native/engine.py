@@ -6,21 +6,23 @@ import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from llmsvc.backend import answers, budget, reranking
+from llmsvc.backend import answers, budget, calls, reranking
 from llmsvc.backend.answers import Events
 from llmsvc.backend.bodies import Model, Request, chat, embedding
 from llmsvc.backend.engines import Facts
 from llmsvc.backend.jobs import Job, start
 from llmsvc.backend.llamalog import Log
-from llmsvc.backend.loading import Progress
+from llmsvc.backend.loading import STALL_SECONDS, Progress, exit_now
 from llmsvc.backend.native import filling, options, template
 from llmsvc.backend.native.http import Http, RefusedError, explained
 from llmsvc.backend.native.reading import Reader
+from llmsvc.backend.native.renewal import Renewal
 from llmsvc.backend.native.requests import Planner, Task
 from llmsvc.backend.native.server import LlamaServer
 from llmsvc.backend.native.slots import Slot, Slots
@@ -30,6 +32,8 @@ from llmsvc.errors import Error, ModelError
 from llmsvc.library import memory
 from llmsvc.library.gguf import Header
 from llmsvc.library.settings import ModelSettings
+
+log = logging.getLogger(__name__)
 
 MAX_BATCH_SECONDS = 0.4
 """What a full batch may take at the start of a context; at its end it takes about twice as long."""
@@ -67,6 +71,7 @@ class Engine:
         )
         self._server = LlamaServer(directory, self._log)
         self._http = Http(self._server.address)
+        self._renewal = Renewal(self._restart)
         self._log.start()
         self._start()
         try:
@@ -80,6 +85,15 @@ class Engine:
             if said := self._log.find("chat template"):
                 raise ModelError(f"its chat template fails: {_brief(said)}", file=self._settings.model)
             raise self._log.load_error(self._settings, "it does not start")
+
+    def _restart(self) -> None:
+        log.warning("the chat template did not end over a request: llama.cpp's server starts again")
+        self._moved = time.monotonic() + STALL_SECONDS
+        self._server.stop()
+        if not self._server.start(self._params, self._header.size, None):
+            log.error("llama.cpp's server does not start again")
+            exit_now(1)
+        self._moved = time.monotonic()
 
     async def _inspect(self) -> None:
         """Learns what the loaded model is."""
@@ -117,7 +131,12 @@ class Engine:
             min(self._params["n_ubatch"], self.facts.n_ctx),
             self._has_moved,
         )
-        self._planner = Planner(lambda: vocabulary, self.facts.n_ctx, self.model.can_call)
+        self._planner = Planner(
+            lambda: vocabulary,
+            self.facts.n_ctx,
+            self.model.can_call,
+            calls.syntax_of(props.get("chat_template") or ""),
+        )
 
     def self_test(self) -> None:
         """See engines.Engine."""
@@ -184,7 +203,8 @@ class Engine:
     async def count(self, task: Task) -> int:
         """See engines.Engine."""
         try:
-            answer = await self._http.json("POST", "/v1/chat/completions/input_tokens", task.body)
+            async with self._renewal.using():
+                answer = await self._http.json("POST", "/v1/chat/completions/input_tokens", task.body)
         except RefusedError as error:
             raise explained(error, self.facts.n_ctx, chat=True) from None
         return int(answer["input_tokens"])
@@ -192,6 +212,10 @@ class Engine:
     async def run(self, request: Request, job: Job, events: Events) -> None:
         """See engines.Engine."""
         start(job)
+        async with self._renewal.using(job):
+            await self._run(request, job, events)
+
+    async def _run(self, request: Request, job: Job, events: Events) -> None:
         self._has_moved()
         task: Task = job.task
         slot, keep = self._slots.take(job.user, task.prints)
@@ -202,7 +226,10 @@ class Engine:
                 work = self._reader.read(request, job)
             else:
                 task.body |= {"id_slot": slot.number, "cache_prompt": keep}
-                work = self._answer(task, request, job, events)
+                if job.user and not self._settings["CACHE_RAM"]:
+                    # of what others left it would tell that they left it
+                    task.own, job.cached_tokens = slot.own, 0
+                work = self._answer(task, request, job, events, slot)
             ended = await self._until_unwanted(job, work)
         except RefusedError as error:
             raise explained(error, self.facts.n_ctx, chat=request.messages is not None) from None
@@ -227,15 +254,21 @@ class Engine:
         job.check()
         return working.result()
 
-    async def _answer(self, task: Task, request: Request, job: Job, events: Events) -> bool:
+    async def _answer(self, task: Task, request: Request, job: Job, events: Events, slot: Slot) -> bool:
         """Whether the server came to its end; else it is still to notice that nobody listens."""
         if task.fill and self._filler:
             task.body["prompt"] = await self._filler.prompt(*task.fill)
         answer = Answer(request, task, job, self.model.name)
         job.reply = answer.reply
         ended = True
-        async with contextlib.aclosing(self._http.events(task.path, task.body)) as stream:
-            async for event in stream:
+
+        async def rendered() -> bool:
+            return request.messages is None or await self._is_processing(slot)
+
+        stream = self._http.events(task.path, task.body)
+        event = await self._renewal.first(stream, rendered)
+        async with contextlib.aclosing(stream):
+            while event is not None:
                 self._has_moved()
                 for chunk in answer.feed(event):
                     answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
@@ -247,6 +280,7 @@ class Engine:
                 elif not answer.ended and (job.finishing or answer.used_up):
                     ended = False
                     break
+                event = await anext(stream, None)
         for chunk in answer.finish():
             answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
         if request.stream:
@@ -259,19 +293,23 @@ class Engine:
         """Waits until the server has noticed that a connection is closed: after its next batch or token."""
         deadline = time.monotonic() + _FREE_SECONDS
         while time.monotonic() < deadline:
-            found = await self._http.json("GET", "/slots")
-            if not found[slot.number]["is_processing"]:
+            if not await self._is_processing(slot):
                 return
             await asyncio.sleep(0.005)
+
+    async def _is_processing(self, slot: Slot) -> bool:
+        return bool((await self._http.json("GET", "/slots"))[slot.number]["is_processing"])
 
     async def tokenize(self, text: str) -> list[int]:
         """See engines.Engine."""
         await asyncio.to_thread(self._planner.check_cost, [text])
-        return await self._http.tokens(text, special=True)
+        async with self._renewal.using():
+            return await self._http.tokens(text, special=True)
 
     async def detokenize(self, tokens: list[int]) -> str:
         """See engines.Engine."""
-        return str((await self._http.json("POST", "/detokenize", {"tokens": tokens}))["content"])
+        async with self._renewal.using():
+            return str((await self._http.json("POST", "/detokenize", {"tokens": tokens}))["content"])
 
     def close(self) -> None:
         """See engines.Engine."""

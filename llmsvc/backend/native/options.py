@@ -7,10 +7,8 @@ import os
 from typing import Any
 
 from llmsvc.library.gguf import Header
-from llmsvc.library.settings import DEFAULT_N_CTX, ModelSettings
+from llmsvc.library.settings import DEFAULT_N_CTX, NATIVE_CPU_BATCH, ModelSettings
 
-CPU_BATCH = 32
-"""Tokens that are read at once on a CPU, where larger batches are no faster; see the package's docstring."""
 _ALL_LAYERS = 9999
 _TRACE, _WARNINGS = 4, 2
 _MLOCK, _MMAP = 2, 1
@@ -39,7 +37,7 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
     if layers is None or layers < 0:
         layers = _ALL_LAYERS if gpu else 0
     lines = settings.lines
-    batch = settings["N_BATCH"] if gpu or "N_BATCH" in lines else CPU_BATCH
+    batch = settings["N_BATCH"] if gpu or "N_BATCH" in lines else NATIVE_CPU_BATCH
     micro = settings["N_UBATCH"]
     if settings.only_reads:
         # an input is read as one batch

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llmsvc.backend.bodies import Request
+from llmsvc.backend.calls import Syntax
 from llmsvc.backend.messages import all_texts
 from llmsvc.backend.native.slots import fingerprints
 from llmsvc.backend.problem import ApiError, bad, too_long
@@ -35,6 +36,10 @@ class Task:
     """Whether the whole answer is one call, as JSON with `name` and `arguments`."""
     fill: tuple[str, str] | None = None
     """What stands before and behind the text that is wanted: the prompt is still to be made of it."""
+    own: bool = False
+    """Whether what its slot held was left by the same user, who may know how much of it helped."""
+    hidden: Syntax | None = None
+    """How the model writes calls, where none are wanted: what it writes so is left out."""
     inputs: list[str] | None = None
     """The texts that are read, of a request that writes none."""
     prompt_tokens: int | None = None
@@ -49,6 +54,8 @@ class Planner:
     vocabulary: Callable[[], Vocabulary]
     n_ctx: int
     can_call: bool
+    syntax: Syntax | None
+    """How its template writes calls; None where that is none of ours."""
 
     def plan(self, request: Request) -> Task:
         """The task of a request.
@@ -126,6 +133,8 @@ class Planner:
 
     def _add_tools(self, task: Task, tools: Tools) -> None:
         if not tools.shown:
+            # llama.cpp reads none then
+            task.hidden = self.syntax
             return
         if self.can_call:
             task.body["tools"] = self.vocabulary().protect([_grammatical(tool) for tool in tools.shown])

@@ -39,11 +39,12 @@ class LlamaServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._ending = False
 
-    def start(self, params: dict[str, Any], size: int, progress: Progress) -> bool:
+    def start(self, params: dict[str, Any], size: int, progress: Progress | None) -> bool:
         """Starts it and waits until the model is loaded; false: it could not be, and the log says why.
 
         :param params: values of xllamacpp's CommonParams by name
         :param size: bytes of the model's file
+        :param progress: told how far it is, if somebody is to be
         """
         self.address.unlink(missing_ok=True)
         self._ending = False
@@ -51,24 +52,24 @@ class LlamaServer:
         pipe = subprocess.PIPE
         process = self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/")
         assert process.stdin and process.stdout
-        progress.process = process.pid
         listener = threading.Thread(target=self._listen, args=(process,), name="llama-log", daemon=True)
         listener.start()
         given = {"parent": os.getpid(), "params": {**params, "hostnames": [str(self.address)], "port": 0}}
-        told = threading.Thread(
-            target=_show, args=(process, params["model.path"], size, progress), daemon=True
-        )
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(given).encode() + b"\n")
             process.stdin.flush()
-            told.start()
+        if progress is not None:
+            progress.process = process.pid
+            told = (process, params["model.path"], size, progress)
+            threading.Thread(target=_show, args=told, daemon=True).start()
         ready = process.stdout.readline() == b"ready\n"
         if not ready:
             process.wait()
             listener.join()
         else:
             threading.Thread(target=self._watch, args=(process,), name="llama-watch", daemon=True).start()
-        progress.process = None
+        if progress is not None:
+            progress.process = None
         return ready
 
     def stop(self) -> None:

@@ -25,6 +25,8 @@ class Slot:
     user: str | None = None
     prints: tuple[bytes, ...] = ()
     used: int = 0
+    own: bool = False
+    """Whether what it held was left by the one who has it now, and by nobody else."""
 
 
 class Slots:
@@ -59,6 +61,7 @@ class Slots:
         best = max((slot for slot in self._slots if not slot.busy), key=score)
         keep = not self._per_user or best.user in (None, user)
         self._clock += 1
+        best.own = bool(user) and best.user in (None, user)
         best.busy, best.user, best.prints, best.used = True, user, prints, self._clock
         return best, keep
 

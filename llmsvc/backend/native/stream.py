@@ -12,6 +12,7 @@ from llmsvc.backend.bodies import Request
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.logprobs import Entry
 from llmsvc.backend.native.requests import Task
+from llmsvc.backend.parser import Parser
 from llmsvc.backend.replies import Call, Reply
 from llmsvc.backend.stops import Stops
 
@@ -32,21 +33,13 @@ class Thought:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """A function call, or the next piece of one, in OpenAI's shape."""
-
-    index: int
-    call: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
 class End:
     """Why the answer is over."""
 
     finish: str
 
 
-Piece = Text | Thought | Part | End
+Piece = Text | Thought | Call | End
 
 
 class Answer:
@@ -65,10 +58,14 @@ class Answer:
         self._counts_end = not task.body.get("stop")
         self._only = task.only
         self._is_call = task.is_call
+        self._own = task.own
         self._call_text = ""
+        self._open: dict[int, Call] = {}
+        """Function calls that are not complete yet, by their place."""
+        names = request.tools.names if request.tools else frozenset[str]()
+        self._parser = Parser(task.hidden, names, 0) if task.hidden else None
         self._job = job
         self._begun = False
-        self._called = False
         self._enough = False
         self.ended = False
         """Whether it is known why the answer is over."""
@@ -95,6 +92,10 @@ class Answer:
         """What is left to say at the end; where the server has said none, it ends as at max_tokens."""
         return self._chunks(iter(()) if self.ended else self._cut())
 
+    def _cut(self) -> Iterator[Piece]:
+        yield from self._rest("length")
+        yield End("length")
+
     def _chunks(self, pieces: Iterator[Piece]) -> Iterator[dict[str, Any]]:
         for piece in pieces:
             if not self._request.stream:
@@ -107,8 +108,8 @@ class Answer:
                 yield self.reply.content(piece.text, piece.entries)
             elif isinstance(piece, Thought):
                 yield self.reply.reasoning(piece.text)
-            elif isinstance(piece, Part):
-                yield self.reply.part_of_call(piece.index, piece.call)
+            elif isinstance(piece, Call):
+                yield self.reply.call(piece)
             else:
                 yield self.reply.end(piece.finish)
 
@@ -116,24 +117,10 @@ class Answer:
         """The answer in one piece, after all events; its usage is still to be added."""
         texts = [piece for piece in self._pieces if isinstance(piece, Text)]
         thoughts = [piece.text for piece in self._pieces if isinstance(piece, Thought)]
-        calls: dict[int, Call] = {}
-        for piece in self._pieces:
-            if isinstance(piece, Part):
-                known, function = calls.get(piece.index, Call("", "")), piece.call.get("function") or {}
-                calls[piece.index] = Call(
-                    known.name + (function.get("name") or ""),
-                    known.arguments + (function.get("arguments") or ""),
-                    known.id or piece.call.get("id"),
-                )
         finish = next((piece.finish for piece in self._pieces if isinstance(piece, End)), "stop")
         return self.reply.whole(
             "".join(piece.text for piece in texts),
-            # one that is cut off is of no use
-            [
-                calls[index]
-                for index in sorted(calls)
-                if finish != "length" or _is_json(calls[index].arguments)
-            ],
+            [piece for piece in self._pieces if isinstance(piece, Call)],
             [entry for piece in texts for entry in piece.entries],
             finish,
             "".join(thoughts),
@@ -152,57 +139,80 @@ class Answer:
                 self._job.reasoning_tokens = self._job.completion_tokens
                 yield Thought(thought)
             if text := delta.get("content"):
-                if self._is_call:
-                    self._call_text += text
-                elif self._only is not None:
-                    yield self._text(text)
-                else:
-                    if text := self._stops.feed(text):
-                        yield self._text(text)
-                    if self._stops.hit is not None:
-                        self._job.stopped_by = self._stops.hit
-                        self.ended = True
-                        yield End("stop")
-                        return
+                yield from self._content(text)
+                if self._stops.hit is not None:
+                    self._job.stopped_by = self._stops.hit
+                    yield from self._parsed_rest(cut=False)
+                    self.ended = True
+                    yield End("stop")
+                    return
             for part in delta.get("tool_calls") or []:
                 # the server makes more than one under some templates, whatever it was asked for
                 if self._request.tools and part["index"] >= self._request.tools.most:
+                    yield from self._rest("tool_calls")
                     self.ended = self._enough = True
                     yield End("tool_calls")
                     return
-                yield Part(int(part["index"]), {key: value for key, value in part.items() if key != "index"})
+                yield from self._add(part)
             if finish := choice.get("finish_reason"):
-                if (text := self._stops.end()) or self._held:
-                    yield self._text(text)
-                if self._is_call and finish != "length":
-                    call = json.loads(self._call_text)
-                    self._only = call["name"]
-                    yield self._text(json.dumps(call["arguments"], ensure_ascii=False))
+                yield from self._rest(finish)
                 yield self._end(finish)
 
-    def _cut(self) -> Iterator[Piece]:
-        if text := self._stops.end():
-            yield self._text(text)
-        yield End("length")
+    def _content(self, text: str) -> Iterator[Piece]:
+        if self._is_call:
+            self._call_text += text
+        elif self._only is not None:
+            # the whole answer is the arguments of the one call
+            known = self._open.get(0) or Call(self._only, "")
+            self._open[0] = dataclasses.replace(known, arguments=known.arguments + text)
+        elif text := self._stops.feed(text):
+            yield from self._text(text)
 
-    def _text(self, text: str) -> Piece:
-        if self._only is None:
+    def _text(self, text: str) -> Iterator[Piece]:
+        if self._parser is not None:
+            for found in self._parser.feed(text):
+                assert isinstance(found, str)
+                yield Text(found, [])
+        else:
             entries, self._held = self._held, []
-            return Text(text, entries)
-        # the whole answer is the arguments of the one call
-        if self._called:
-            return Part(0, {"function": {"arguments": text}})
-        self._called = True
-        call = self.reply.identified(Call(self._only, text))
-        function = {"name": call.name, "arguments": call.arguments}
-        return Part(0, {"id": call.id, "type": "function", "function": function})
+            yield Text(text, entries)
+
+    def _add(self, part: dict[str, Any]) -> Iterator[Call]:
+        """Takes a piece of a call; yields those before it, which are complete now."""
+        index, function = int(part["index"]), part.get("function") or {}
+        for before in sorted(place for place in self._open if place < index):
+            yield self._open.pop(before)
+        known = self._open.get(index, Call("", ""))
+        self._open[index] = Call(
+            known.name + (function.get("name") or ""),
+            known.arguments + (function.get("arguments") or ""),
+            known.id or part.get("id"),
+        )
+
+    def _rest(self, finish: str) -> Iterator[Piece]:
+        """What was held back until the end."""
+        if (text := self._stops.end()) or self._held:
+            yield from self._text(text)
+        yield from self._parsed_rest(cut=finish == "length")
+        if self._is_call and finish != "length":
+            call = json.loads(self._call_text)
+            self._open[0] = Call(call["name"], json.dumps(call["arguments"], ensure_ascii=False))
+        for index in sorted(self._open):
+            # one that is cut off is of no use
+            if finish != "length" or _is_json(self._open[index].arguments):
+                yield self._open[index]
+
+    def _parsed_rest(self, *, cut: bool) -> Iterator[Text]:
+        for found in self._parser.end(cut=cut) if self._parser else ():
+            assert isinstance(found, str)
+            yield Text(found, [])
 
     def _end(self, finish: str) -> End:
         self.ended = True
         if finish != "length" and self._counts_end:
             # the token that ends an answer
             self._job.completion_tokens = max(self._job.completion_tokens - 1, 0)
-        return End("tool_calls" if self._called and finish == "stop" else finish)
+        return End("tool_calls" if self._open and finish == "stop" else finish)
 
     def _count(self, event: dict[str, Any]) -> None:
         job = self._job
@@ -213,6 +223,8 @@ class Answer:
         if not timings or self.ended:
             return
         job.prompt_tokens = timings["cache_n"] + timings["prompt_n"]
+        if self._own:
+            job.cached_tokens = timings["cache_n"]
         if timings["predicted_n"] > job.completion_tokens:
             job.last_token = time.monotonic()
             job.first_token = job.first_token or job.last_token

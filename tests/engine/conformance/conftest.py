@@ -1,4 +1,4 @@
-"""Real clients against a real proxy with a real database in front of real backends."""
+"""Real clients, a real proxy with a real database, and real backends with each engine in turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODEL = "smollm2"
 BACKENDS = {
     "plain": "N_CTX=1024",
     "tools": "N_CTX=1024",
-    "logprobs": "N_CTX=256\nLOGITS_ALL=1",
+    "logprobs": "N_CTX=256\nLOGITS_ALL=1",  # the default engine only
     "embedding": "N_CTX=256\nEMBEDDING=1",
     "thinks": "N_CTX=1024\nENGINE=native",
     "fills": "N_CTX=512\nENGINE=native",
@@ -62,6 +62,12 @@ class Service:
         return self.stack.client(self.key)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at the table comes when both engines have filled it."""
+    items.sort(key=lambda item: item.path.name == "test_table.py")
+
+
 @pytest.fixture(scope="session")
 def table() -> Table:
     """What the tests of this run saw."""
@@ -70,7 +76,7 @@ def table() -> Table:
 
 @pytest.fixture(scope="session")
 def service(
-    cluster: object, models: Path, tmp_path_factory: pytest.TempPathFactory
+    cluster: object, models: Path, engine: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Service]]:
     """service(NAME) with a name of BACKENDS: started when first asked for, and shared."""
     with contextlib.ExitStack() as exits:
@@ -80,6 +86,7 @@ def service(
             root = tmp_path_factory.mktemp(name)
             file = _model(name, models, root)
             settings = f"MODEL={file}\nN_THREADS=1\n{BACKENDS[name]}\n"
+            settings += "" if "ENGINE=" in settings else f"ENGINE={engine}\n"
             backend = exits.enter_context(contextlib.closing(Backend(root, settings, name=MODEL)))
             stack = exits.enter_context(run_stack(cluster, LLAMA_PROXY_RATE_LIMIT=1000))
             (stack.root / "run").symlink_to(root / "run")
@@ -87,7 +94,7 @@ def service(
             backend.socket.with_name("ready").touch()
             stack.start_proxy()
             stack.wait_served(MODEL)
-            exits.enter_context(_listening(stack.notify))
+            exits.enter_context(listening(stack.notify))
             return Service(stack)
 
         yield begin
@@ -109,7 +116,7 @@ def _model(name: str, models: Path, root: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _listening(notify: socket.socket) -> Iterator[None]:
+def listening(notify: socket.socket) -> Iterator[None]:
     """Reads what systemd is told: the queue of the socket is short, and the proxy waits for room in it."""
     notify.settimeout(None)
 

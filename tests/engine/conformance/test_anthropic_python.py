@@ -18,8 +18,8 @@ FORM: Any = {"format": {"type": "json_schema", "schema": PAINT["input_schema"]}}
 
 
 @pytest.fixture
-def saw(table):
-    return lambda feature: table.saw(CLIENT, feature)
+def saw(table, engine):
+    return lambda feature: table.saw(engine, CLIENT, feature)
 
 
 @pytest.fixture(scope="module")

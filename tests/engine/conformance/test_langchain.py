@@ -25,8 +25,8 @@ class Thing(pydantic.BaseModel):
 
 
 @pytest.fixture
-def saw(table):
-    return lambda feature: table.saw(CLIENT, feature)
+def saw(table, engine):
+    return lambda feature: table.saw(engine, CLIENT, feature)
 
 
 @pytest.fixture

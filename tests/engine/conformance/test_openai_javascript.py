@@ -50,7 +50,7 @@ def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_sdk_for_javascript(sdk: Path, service, table) -> None:
+def test_the_sdk_for_javascript(sdk: Path, service, table, engine: str) -> None:
     given = service("plain")
     # modules are looked for beside the script
     shutil.copy(HERE / "features.mjs", sdk)
@@ -59,5 +59,5 @@ def test_the_sdk_for_javascript(sdk: Path, service, table) -> None:
     for line in done.stdout.splitlines():
         seen = json.loads(line)
         assert not seen["outcome"].startswith("failed"), f"{seen['feature']}: {seen['outcome']}"
-        table.note(CLIENT, seen["feature"], seen["outcome"])
-    assert {client for client, _ in table.cells if client == CLIENT}
+        table.note(engine, CLIENT, seen["feature"], seen["outcome"])
+    assert (engine, CLIENT) in {cell[:2] for cell in table.cells}

@@ -11,13 +11,15 @@ from tests.engine.conformance.test_openai_python import CHAT, CLIENT, COMPLETION
 from tests.engine.test_thinking import ANSWER, THOUGHT
 from tests.engine.test_tools import TOOL as WEATHER
 
+pytestmark = pytest.mark.engine("native")
+
 THINK: Any = [{"role": "user", "content": "Think"}]
 ASKED: Any = {"messages": [{"role": "user", "content": "The weather in Paris?"}], "tools": [WEATHER]}
 
 
 @pytest.fixture
 def saw(table):
-    return lambda feature: table.saw(CLIENT, f"{feature}, ENGINE=native")
+    return lambda feature: table.saw("native", CLIENT, f"{feature}, ENGINE=native")
 
 
 def test_thinking(service, saw):

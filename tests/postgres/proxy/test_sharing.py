@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,19 +191,19 @@ def test_who_had_its_time_gives_way_to_others(make_stack: Any) -> None:
     assert [row["state"] for row in stack.rows("long", 2)] == ["ok", "ok"]
 
 
-def in_turns(stack: Any, crowd: list[tuple[str, str, int]]) -> list[str]:
+def in_turns(stack: Any, crowd: list[tuple[str, str, int]], slots: int = 1) -> list[str]:
     """The order in which requests are served that all wait from the beginning on: (key, name, how many)."""
     before = len(stack.mock()["served"])
     count = sum(many for _, _, many in crowd)
-    with busy(stack, stack.add_key(), silent=60), stack.http(stack.served_key) as ours:
+    with busy(stack, stack.add_key(), slots, silent=60), stack.http(stack.served_key) as ours:
         with concurrent.futures.ThreadPoolExecutor(count) as pool:
             sent, waiting = [], 0
             for key, name, many in crowd:
                 sent += [pool.submit(ask, stack, key, user=name) for _ in range(many)]
                 waiting += many
                 wait_for(lambda waiting=waiting: ours.get("/v1/queue").json()["waiting"] == waiting, 60)
-            first = ours.get("/v1/queue").json()["data"][0]
-            assert ours.post(f"/v1/requests/{first['id']}/cancel").status_code == 200
+            for one in ours.get("/v1/queue").json()["data"][:slots]:
+                assert ours.post(f"/v1/requests/{one['id']}/cancel").status_code == 200
             assert all(one.result().status_code == 200 for one in sent)
     return [name for name in stack.mock()["served"][before:] if name]
 
@@ -220,6 +221,60 @@ def test_fifty_waiting_requests_of_one_delay_each_of_anothers_by_one(stack: Any)
     assert [served.index("few", 2 * number) <= 2 * number + 1 for number in range(5)] == [True] * 5, served
     assert served[:10].count("few") == 5, served
     assert (len(stack.rows("many", 50)), len(stack.rows("few", 5))) == (50, 5)
+
+
+def test_nobody_takes_all_of_four_slots_while_others_wait(make_stack: Any) -> None:
+    stack = make_stack(LLAMA_PROXY_RATE_LIMIT=1000, LLAMA_PROXY_QUEUE_PER_USER=100)
+    stack.start_backend("mock", "--slots", "4")
+    stack.start_proxy()
+    stack.wait_served()
+    many, few = stack.add_key("many"), stack.add_key("few")
+    with stack.http(stack.served_key) as ours, concurrent.futures.ThreadPoolExecutor(44) as pool:
+
+        def count(user: str, state: str) -> int:
+            return len([one for one in queue() if (one["user"], one["state"]) == (user, state)])
+
+        def queue() -> list[dict[str, Any]]:
+            return list(ours.get("/v1/queue").json()["data"])
+
+        def end_one_of(user: str) -> None:
+            running = next(one for one in queue() if (one["user"], one["state"]) == (user, "running"))
+            assert ours.post(f"/v1/requests/{running['id']}/cancel").status_code == 200
+
+        def ask_long(key: str) -> int:
+            return ask(stack, key, mock={"silent": 60}).status_code
+
+        # alone, one may have all slots
+        sent = [pool.submit(ask_long, many) for _ in range(40)]
+        wait_for(lambda: (count("many", "running"), count("many", "waiting")) == (4, 36))
+        sent += [pool.submit(ask_long, few) for _ in range(4)]
+        wait_for(lambda: count("few", "waiting") == 4)
+        # what becomes free is for the one who has fewer, until both have as many
+        for running in (1, 2):
+            end_one_of("many")
+            wait_for(lambda running=running: count("few", "running") == running)
+        assert (count("many", "running"), count("many", "waiting")) == (2, 36)
+        # then each has their own again
+        for user, waiting in (("many", (35, 2)), ("few", (35, 1)), ("few", (35, 0))):
+            end_one_of(user)
+            wait_for(lambda waiting=waiting: (count("many", "waiting"), count("few", "waiting")) == waiting)
+            assert (count("many", "running"), count("few", "running")) == (2, 2)
+        while found := queue():
+            ours.post(f"/v1/requests/{found[-1]['id']}/cancel")
+        assert {one.result() for one in sent} == {403}
+
+
+def test_a_few_wait_a_fifth_of_what_many_do_with_four_slots(make_stack: Any) -> None:
+    stack = make_stack(LLAMA_PROXY_RATE_LIMIT=1000, LLAMA_PROXY_QUEUE_PER_USER=100)
+    stack.start_backend("mock", "--slots", "4")
+    stack.start_proxy()
+    stack.wait_served()
+    crowd = [(stack.add_key("many"), "many", 40), (stack.add_key("few"), "few", 4)]
+    served = in_turns(stack, crowd, slots=4)
+    # of requests of one length the place in the order in which they began is the wait
+    places = {name: [place for place, one in enumerate(served, 1) if one == name] for name in ("many", "few")}
+    p95 = {name: found[math.ceil(len(found) * 0.95) - 1] for name, found in places.items()}
+    assert p95["few"] <= p95["many"] / 5, served
 
 
 def test_the_queue_shows_ones_own_and_admins_all(stack: Any) -> None:

@@ -173,7 +173,7 @@ def reply() -> Reply:
 
 
 def chunks(pieces: Any, finish: str) -> list[dict[str, Any]]:
-    """The chunks of a chat; a call comes in the pieces of its one argument's JSON."""
+    """The chunks of a chat."""
     made, calls = reply(), 0
     out = made.begin()
     for kind, what in pieces:
@@ -182,17 +182,9 @@ def chunks(pieces: Any, finish: str) -> list[dict[str, Any]]:
         elif kind == "thought":
             out.append(made.reasoning(what))
         else:
-            first = {"id": f"id{calls}", "type": "function", "function": {"name": "f", "arguments": ""}}
-            out.append(made.part_of_call(calls, first))
-            for part in cut(what):
-                out.append(made.part_of_call(calls, {"function": {"arguments": part}}))
+            out.append(made.call(Call("f", json.dumps({"x": what}), f"id{calls}")))
             calls += 1
     return [*out, made.end(finish)]
-
-
-def cut(words: list[str]) -> list[str]:
-    whole = json.dumps({"x": words})
-    return [whole[:3], whole[3:7], whole[7:]]
 
 
 def words_of(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsvc.backend.llama_cpp_python.calls import Hermes, Llama, Mistral, Only, syntax_of
-from llmsvc.backend.llama_cpp_python.parser import Parser
+from llmsvc.backend.calls import Hermes, Llama, Mistral, Only, syntax_of
+from llmsvc.backend.parser import Parser
 from llmsvc.backend.replies import Call
 
 NAMES = frozenset({"get_weather", "f", "python"})

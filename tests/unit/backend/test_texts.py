@@ -3,9 +3,9 @@
 import pytest
 
 from llmsvc.backend import logprobs
-from llmsvc.backend.llama_cpp_python.texts import Text
 from llmsvc.backend.logprobs import Entry
 from llmsvc.backend.stops import held
+from llmsvc.backend.texts import Text
 
 
 def feed(pieces, stops=()):

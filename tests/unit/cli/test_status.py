@@ -27,6 +27,7 @@ PROXY = {
     "progress": None,
     "loading": None,
     "running": 1,
+    "slots": 1,
     "waiting": 2,
     "expected_seconds": 12.5,
     "held_since": None,
@@ -83,6 +84,9 @@ def test_all_is_told_on_a_line_each(host):
     lines = shown()
     assert re.fullmatch(r"smollm2  ready since .* \(1 min\)  36.8 tokens/s", lines["model"])
     assert lines["requests"] == "1 running, 2 waiting (a new one for about 12 s)"
+    host.proxy(slots=4, running=2, waiting=0)
+    assert shown()["requests"] == "2 of 4 running, 0 waiting"
+    host.proxy()
     assert re.fullmatch(r"gemma3 -> smollm2 at .* in 1.4 s: ok", lines["switch"])
     assert re.fullmatch(r"dud failed at .*; went back to smollm2; bad", lines["rollback"])
     assert lines["default"] == "smollm2"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 
 from llmsvc import env, process
-from llmsvc.library import fit, gguf, memory, settings
+from llmsvc.library import accelerators, fit, geometry, gguf, memory, settings
 from llmsvc.library.memory import Holder, Room
 from tests.unit.library import ggufs
 
@@ -128,7 +129,9 @@ def gpu(tmp_path, monkeypatch):
     (library / "lib").mkdir(parents=True)
     (library / "lib" / "libggml-cuda.so").touch()
     found = dataclasses.make_dataclass("Spec", ["origin"])(str(library / "__init__.py"))
-    monkeypatch.setattr(memory.importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr(
+        accelerators.importlib.util, "find_spec", lambda name: found if name == "llama_cpp" else None
+    )
     monkeypatch.setattr(memory, "_DEV", tmp_path)
     (tmp_path / "nvidiactl").touch()
     monkeypatch.setattr(process, "PATH", f"{tmp_path}:{process.PATH}")
@@ -151,6 +154,43 @@ def test_layers_on_a_gpu_need_its_memory_instead_of_ram(tmp_path, gpu):
     with pytest.raises(fit.FitError, match="of GPU memory with N_CTX=32768"):
         fit.check(model("N_CTX=32768"), head, Room(100 * GIGA, gpu=2 * GIGA))
     fit.check(model("N_CTX=32768\nN_GPU_LAYERS=0"), head, Room(100 * GIGA, gpu=0))
+
+
+def test_the_native_engine_has_no_gpu_because_the_other_one_has(tmp_path, gpu):
+    gpu("10000\n")
+    head = header(tmp_path)
+    assert fit.estimate(model("ENGINE=native"), head).needed_gpu == 0
+    assert fit.estimate(model(""), head).needed_gpu > 0
+
+
+def test_what_the_native_engine_was_built_for_is_told_by_what_it_is_linked_to(tmp_path):
+    package = tmp_path / "lib/python3.11/site-packages/xllamacpp"
+    package.mkdir(parents=True)
+    library = package / "xllamacpp.abi3.so"
+    for content, kinds in ((b"", set()), (b"libm.so.6\0", set()), (b"x\0libcuda.so.1\0", {"cuda"})):
+        library.write_bytes(content)
+        os.utime(library, ns=(1, len(content)))
+        assert accelerators.of_environment(tmp_path) == kinds
+
+
+def test_the_native_engine_keeps_the_window_of_a_layer_alone(tmp_path):
+    """gemma3-270m: 18 layers, one head of 256 keys and values, a window of 512 in five of six layers."""
+    shape = geometry.read(
+        {
+            "g.block_count": 18, "g.embedding_length": 640, "g.attention.head_count": 4,
+            "g.attention.head_count_kv": 1, "g.attention.key_length": 256, "g.attention.value_length": 256,
+            "g.attention.sliding_window": 512, "g.attention.sliding_window_pattern": 6,
+        },
+        "g",
+        1000,
+    )  # fmt: skip
+    assert (shape.key_values, shape.window_key_values, shape.window_value_values) == (4608, 3840, 3840)
+    head = dataclasses.replace(header(tmp_path), geometry=shape)
+    whole = 8192 * 2 * 4608 * 2
+    assert fit.estimate(model("N_CTX=8192"), head).cache == whole
+    native = "N_CTX=8192\nENGINE=native\nSLOTS=2"
+    assert fit.estimate(model(native), head).cache == 2 * (8192 * 2 * 768 + 768 * 2 * 3840) * 2
+    assert fit.estimate(model(native + "\nSWA_FULL=1"), head).cache == 2 * whole
 
 
 def test_free_memory_of_all_gpus_and_of_the_running_model_counts(gpu):

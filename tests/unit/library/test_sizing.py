@@ -27,7 +27,7 @@ def header(tmp_path: Path) -> gguf.Header:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "has_gpu", lambda: True)
+    monkeypatch.setattr(memory, "has_gpu", lambda engine: True)
 
 
 def room(free: float, gpu: float | None = None, **more: object) -> Room:

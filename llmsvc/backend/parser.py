@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 
-from llmsvc.backend.llama_cpp_python.calls import End, Syntax
+from llmsvc.backend.calls import End, Syntax
 from llmsvc.backend.replies import Call
 from llmsvc.backend.stops import held
 
