@@ -15,6 +15,7 @@ import time
 import pytest
 
 VERSIONS = {"llama-cpp-python": "0.3.36", "native": "2026.10.11549"}
+ONLY: dict[str, list[str]] = {"llama-cpp-python": ["min_tokens"], "native": []}
 SLOTS = {"llama-cpp-python": 1, "native": 4}
 SMOLLM2 = "MODEL={models}/smollm2.gguf\nN_THREADS=1\n"
 
@@ -301,7 +302,7 @@ def test_health_answers_while_the_model_generates(smollm2, engine):
         "engine_version": VERSIONS[engine], "slots": SLOTS[engine], "running": 0,
         "n_ctx": 4096, "n_ctx_train": 8192, "device": "cpu",
         "n_gpu_layers": 0, "n_layers": 30, "busy_since": 0, "load_seconds": 0, "embedding": False,
-        "capabilities": ["chat", "completions", "json_schema"],
+        "capabilities": ["chat", "completions", "json_schema", "logprobs", *ONLY[engine]],
     }  # fmt: skip
     body = {"prompt": "word " * 400, "max_tokens": 1}
     worker = threading.Thread(target=smollm2.post, args=("/v1/completions", body))
