@@ -52,13 +52,13 @@ def as_it_is(value):
 def test_arguments_in_the_history_come_as_the_template_wants_them(text, arguments):
     made = template(text)
     assert isinstance(made.syntax, Hermes)
-    assert arguments in made.render(HISTORY, [TOOL], as_it_is).text.replace("'", '"')
+    assert arguments in made.render(HISTORY, [TOOL], {}, as_it_is).text.replace("'", '"')
 
 
 def test_ids_of_mistrals_calls_have_nine_letters_and_go_together():
     made = template(WITH_IDS)
     assert isinstance(made.syntax, Mistral) and made.short_ids
-    first, second = made.render(HISTORY, [TOOL], as_it_is).text.split(";")[1:3]
+    first, second = made.render(HISTORY, [TOOL], {}, as_it_is).text.split(";")[1:3]
     assert first.removeprefix('{"a": 1}')[:9] == second[1:]
     assert len(second[1:]) == 9
 
@@ -72,11 +72,11 @@ def test_the_template_for_tools_is_taken_where_there_is_one():
     made = template(PLAIN, AS_OBJECT)
     assert isinstance(made.syntax, Hermes)
     hello = [{"role": "user", "content": "x"}]
-    assert made.render(hello, [], as_it_is).text == "x"
-    assert "'name': 'f'" in made.render(hello, [TOOL], as_it_is).text
+    assert made.render(hello, [], {}, as_it_is).text == "x"
+    assert "'name': 'f'" in made.render(hello, [TOOL], {}, as_it_is).text
     assert PLAIN in made.source and AS_OBJECT in made.source
 
 
 def test_the_texts_that_end_an_answer_come_with_the_prompt():
-    prompt = template(PLAIN).render([{"role": "user", "content": "x"}], [], as_it_is)
+    prompt = template(PLAIN).render([{"role": "user", "content": "x"}], [], {}, as_it_is)
     assert (prompt.text, prompt.stops, prompt.add_bos) == ("x", ["</s>"], False)

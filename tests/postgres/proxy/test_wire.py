@@ -298,7 +298,7 @@ def test_two_requests_of_the_same_id_are_two_rows(stack: Any) -> None:
         ("/v1/v1/models", "did you mean /v1/models?"),
         ("/v1/models/", "did you mean /v1/models?"),
         ("//v1/chat/completions", "did you mean /v1/chat/completions?"),
-        ("/v1/responses", "Responses API"),
+        ("/v1/responses/resp_1", "Responses API"),
         ("/v1/audio/speech", "text alone"),
         ("/v1/files", "nothing is stored"),
         ("/v1/messages/batches", "there are /v1/messages and its count_tokens"),
