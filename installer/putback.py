@@ -33,6 +33,9 @@ def _file(directory: Path, entry: Entry) -> None:
     for stray in path.parent.glob(f".{path.name}.*"):
         stray.unlink()
     temporary = path.with_name(f".{path.name}.undo")
+    if "link" in entry or "copy" in entry:
+        # systemctl disable takes a directory of links away with the last of them
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if "link" in entry:
         temporary.symlink_to(entry["link"])
     elif "copy" in entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -54,7 +54,8 @@ class Starting:
         self.proxy = self.config.llama_proxy_enabled
         self.socket = manager.SOCKET if self.proxy else manager.SERVER_SOCKET
         self.at_boot = services.at_boot(proxy=self.proxy)
-        # asked now, for the answer changes as files are written
+        # asked now, for the answers change as files are written
+        self._listened = services.listening(self.socket)
         self.new_socket = self._moved() or self._changes(self.socket)
 
     def actions(self) -> Iterator[Action]:
@@ -160,10 +161,13 @@ class Starting:
         )
 
     def _start_proxy(self, undo: Undo) -> None:
-        undo.appearing(BY_SERVICES)
+        undo.appearing([*BY_SERVICES, *_files(self.config.listen)])
         undo.start([manager.SOCKET, manager.PROXY])
         if self.new_socket:
             run(["systemctl", "stop", manager.PROXY, manager.SOCKET])
+            # after a reload systemd knows no more of those that were taken out
+            for file in _files(self._listened - set(self.config.listen)):
+                file.unlink(missing_ok=True)
         run(["systemctl", "start", manager.SOCKET])
         try:
             run(["systemctl", "restart", manager.PROXY])
@@ -209,6 +213,11 @@ class Starting:
         self.manifest.config = self._config_sha()
         self.manifest.source = self.source or self.manifest.source
         self.manifest.save()
+
+
+def _files(places: Iterable[str]) -> list[Path]:
+    """Of the places where a socket listens, the files."""
+    return [Path(place) for place in places if place.startswith("/")]
 
 
 def _start_title(unit: str) -> str:

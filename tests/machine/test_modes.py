@@ -43,6 +43,7 @@ def test_it_listens_on_ipv4_ipv6_and_a_unix_socket_at_once(machine):
     machine.exec("systemctl", "start", "auth-proxy.socket", "auth-proxy", seconds=60)
     machine.exec("llmsvc", "install", "--listen", "127.0.0.1:8001")
     assert "[::1]:8001" not in machine.out("ss", "-Hltn")
+    assert machine.exec("ls", "/run/llmsvc.sock", check=False).returncode == 2
 
 
 PASSWORD = "se:cr\\et"

@@ -170,6 +170,19 @@ def test_a_file_comes_back_on_a_disk_that_is_full(host: Path, monkeypatch: pytes
     assert tree(host) == before
 
 
+def test_a_link_comes_back_whose_directory_went_with_it(host: Path) -> None:
+    link = host / "sockets.target.wants" / "auth-proxy.socket"
+    link.parent.mkdir()
+    link.symlink_to("../auth-proxy.socket")
+    before = tree(host)
+    with pytest.raises(Error, match=r"^no$"), undo.transaction(print) as journal:
+        journal.file(link)
+        link.unlink()
+        link.parent.rmdir()
+        raise Error("no")
+    assert tree(host) == before
+
+
 def test_what_waits_for_a_block_is_raised_at_its_end() -> None:
     done = False
     with pytest.raises(KeyboardInterrupt), process.undisturbed():
