@@ -30,6 +30,8 @@ runuser -u postgres -- psql -Atc "select rolname from pg_roles where rolname ~ '
 def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A suite, and a directory with its package and what a minimal server lacks for it."""
     suite = request.param
+    if suite != SUITES[0] and not request.config.getoption("--long"):
+        pytest.skip("the other suite with --long")
     # to try something out, without the minutes that a build takes
     if built := os.environ.get(f"LLMSVC_TEST_DEB_{suite.upper()}"):
         folder = tmp_path_factory.mktemp(suite) / "copy"
