@@ -142,6 +142,6 @@ def check(answer: dict[str, Any]) -> None:
     assert "Traceback" not in answer["said"], answer
     assert answer.get("recovered", 0) == 0, answer
     if answer["differs"]:
-        assert answer.get("completed") == 0, answer
+        assert answer.get("completed") == 0, (answer["differs"], answer)
     else:
         assert answer["status"] != 0 or "uninstalling" in answer["fault"], answer
