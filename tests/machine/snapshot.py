@@ -28,6 +28,8 @@ LEFT_OUT = re.compile(
 RUNNING = re.compile(
     r"/run/(llm|llama).*|/var/lib/llmsvc/(proxy|good-models|used-models|backups|\.settings.*).*"
 )
+ONESHOTS = ("llmsvc-models.service", "llmsvc-models-reload.service")
+"""They run for a moment whenever models.d has changed."""
 OURS = ("llm*", "llama*", "auth-proxy*")
 TABLES = (
     "select * from llama_migrations order by 1",
@@ -46,7 +48,12 @@ def snapshot(*, installed: bool = False) -> list[str]:
     for command in ("list-units --all --plain", "list-unit-files"):
         shown = _run("systemctl", *command.split(), "--no-legend", *OURS).splitlines()
         column = 2 if "--all" in command else 1
-        lines += [f"{command.split()[0]} {(w := line.split())[0]} {w[column]}" for line in shown]
+        words = [line.split() for line in shown]
+        lines += [
+            f"{command.split()[0]} {word[0]} {word[column]}"
+            for word in words
+            if column == 1 or word[0] not in ONESHOTS
+        ]
     lines += sorted(_sql("select datname from pg_database union all select rolname from pg_roles"))
     if installed:
         lines += _run(
