@@ -37,7 +37,7 @@ def test_cancel_in_the_middle_of_the_prompt(smollm2, stream):
     time.sleep(0.5)
     begun = time.monotonic()
     cancelled = smollm2.post(f"/cancel/prefill-{stream}", {})
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5  # all of it takes 15 and more
     assert cancelled.json() == {"prompt_tokens": 3001, "completion_tokens": 0}
     worker.join()
     assert answers[0].status_code == 499
