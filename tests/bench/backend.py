@@ -87,12 +87,12 @@ def ours(model: Path, folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def bare(model: Path) -> Iterator[Server]:
+def bare(model: Path, threads: int = 1) -> Iterator[Server]:
     """llama_cpp.server with the settings that the backend gives it, on a port of its own."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = {
-        "model": model, "n_ctx": 2048, "n_threads": 1, "n_threads_batch": 1, "port": port,
+        "model": model, "n_ctx": 2048, "n_threads": threads, "n_threads_batch": threads, "port": port,
         "host": "127.0.0.1", "verbose": False, "logits_all": False, "interrupt_requests": False,
     }  # fmt: skip
     arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]

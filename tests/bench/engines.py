@@ -34,6 +34,7 @@ from tests.engine.conftest import MODELS, Backend
 from tests.postgres.conftest import Cluster
 from tests.postgres.proxy.conftest import Stack, run_stack
 
+CORES = len(os.sched_getaffinity(0))
 SLOTS = 8
 USERS = 16
 N_CTX = 2048
@@ -121,12 +122,14 @@ def on_socket(path: Path) -> Callable[[int], httpx.Client]:
 
 
 @contextlib.contextmanager
-def ours(model: Path, engine: str, postgres: Cluster) -> Iterator[tuple[Stack, Backend, list[str]]]:
+def ours(
+    model: Path, engine: str, threads: int, postgres: Cluster
+) -> Iterator[tuple[Stack, Backend, list[str]]]:
     """Our backend with an engine, as its unit starts it, a proxy before it, and users' keys."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as exits:
         root = Path(folder)
         (root / "config.env").touch()
-        settings = f"MODEL={model}\nN_CTX={N_CTX}\nENGINE={engine}\n"
+        settings = f"MODEL={model}\nN_CTX={N_CTX}\nN_THREADS={threads}\nENGINE={engine}\n"
         settings += f"SLOTS={SLOTS}\n" if engine == "native" else ""
         backend = exits.enter_context(contextlib.closing(Backend(root, settings, name="model")))
         limits = {"LLAMA_PROXY_RATE_LIMIT": 10**6, "LLAMA_PROXY_QUEUE_SECONDS": 600}
@@ -140,20 +143,21 @@ def ours(model: Path, engine: str, postgres: Cluster) -> Iterator[tuple[Stack, B
 
 
 @contextlib.contextmanager
-def contestants(model: Path, *, parts: bool) -> Iterator[list[Server]]:
+def contestants(model: Path, threads: int, *, parts: bool) -> Iterator[list[Server]]:
     """All that is measured, running.
 
+    :param threads: of each engine
     :param parts: also our backends without the proxy
     """
     with cluster() as postgres, contextlib.ExitStack() as exits:
-        bare = exits.enter_context(bare_server(model))
+        bare = exits.enter_context(bare_server(model, threads))
         url = bare.client.base_url
         alone = Server(
             "llama_cpp.server, bare", lambda _: httpx.Client(base_url=url, timeout=600, limits=ONCE)
         )
         found = [alone]
         for engine, name in (("llama-cpp-python", "default"), ("native", "native")):
-            stack, backend, keys = exits.enter_context(ours(model, engine, postgres))
+            stack, backend, keys = exits.enter_context(ours(model, engine, threads, postgres))
             # made at their use, in threads of the load: each closes its own
             found.append(Server(f"{name}, through the proxy", _users(stack, keys)))
             if parts:
@@ -201,13 +205,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--threads", type=int, default=max(CORES - 1, 1), help="of each engine")
     parser.add_argument("--parts", action="store_true", help="our backends without the proxy, too")
     options = parser.parse_args()
     said = iter(range(10**9))
     # also then everything that was started is ended
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with contestants(options.model, parts=options.parts) as servers:
-        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.model.name}, {SLOTS} slots")
+    with contestants(options.model, options.threads, parts=options.parts) as servers:
+        machine = f"{CORES} cores, load {os.getloadavg()[0]:.1f}"
+        print(f"{machine}, {options.model.name}, {SLOTS} slots, {options.threads} threads each")
         printed(("", "clients", "tokens/s", "first token p50 s", "p95 s", "ms a token"))
         printed(("---",) * 6)
         for clients in map(int, options.clients.split(",")):
