@@ -108,9 +108,20 @@ def chosen(
     return found[::faults]
 
 
+def seen(*, installed: bool) -> list[str]:
+    """The machine as it stays: what services do for a moment is over."""
+    found = snapshot.snapshot(installed=installed)
+    for _ in range(20):
+        before, found = found, snapshot.snapshot(installed=installed)
+        if found == before:
+            break
+        time.sleep(0.5)
+    return found
+
+
 def changes(before: list[str], installed: bool) -> list[str]:
     """How the machine differs from before."""
-    now = snapshot.snapshot(installed=installed)
+    now = seen(installed=installed)
     found = difflib.unified_diff(before, now, lineterm="", n=0)
     return [line for line in found if not line.startswith(("---", "+++", "@@"))][:30]
 
@@ -126,7 +137,7 @@ def try_all(task: dict[str, Any]) -> None:
     """Each fault of the task, the answer to standard output."""
     command, installed = task["command"], task["installed"]
     go_back(task["back"])
-    before = snapshot.snapshot(installed=installed)
+    before = seen(installed=installed)
     status, said, passed = once(command, "none", "undo", 0)
     first = {"fault": "interrupted at its end", "status": status, "said": said[-3000:]}
     first["of"] = len(chosen(1, passed))

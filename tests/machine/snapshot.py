@@ -23,7 +23,7 @@ LEFT_OUT = re.compile(
     # what systemd, journald, apt and PostgreSQL keep for themselves
     r"|/run/(?!llm|llama).*|/var/(cache|lib/(apt|dpkg|postgresql|private|sgml-base|systemd(?!/timers).*))"
     r"|/var/lib/systemd/timers/(?!stamp-llm).*|/var/log/(journal|postgresql|apt|.*tmp.*|lastlog|faillog)"
-    r"|/(var/)?tmp/(systemd-private-.*|faults.*|pymp-.*)"
+    r"|/(var/)?tmp/(systemd-private-.*|namespace-.*|faults.*|pymp-.*)"
 )
 RUNNING = re.compile(
     r"/run/(llm|llama).*|/var/lib/llmsvc/(proxy|good-models|used-models|backups|\.settings.*).*"
