@@ -163,7 +163,7 @@ def take_away(task: dict[str, Any]) -> None:
     command, every = task["command"], task["faults"]
     go_back(task["back"])
     once(command, "none", "line", 0)
-    wanted = snapshot.snapshot()
+    wanted = seen(installed=False)
     for kind in task["kinds"] or ALL["step"]:
         go_back(task["back"])
         runs, said, status = 0, "", -1
