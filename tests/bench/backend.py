@@ -86,6 +86,14 @@ def ours(model: Path, folder: Path) -> Iterator[Server]:
         backend.close()
 
 
+BARE = """
+import runpy
+from llmsvc.backend.llama_cpp_python import internals
+internals.load_kernels()  # a build for any processor finds none by itself
+runpy.run_module("llama_cpp.server", run_name="__main__")
+"""
+
+
 @contextlib.contextmanager
 def bare(model: Path, threads: int = 1) -> Iterator[Server]:
     """llama_cpp.server with the settings that the backend gives it, on a port of its own."""
@@ -98,7 +106,7 @@ def bare(model: Path, threads: int = 1) -> Iterator[Server]:
     arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     environ = {"PATH": os.environ["PATH"], "OMP_WAIT_POLICY": "passive"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "llama_cpp.server", *arguments], env=environ,
+        [sys.executable, "-c", BARE, *arguments], env=environ,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
