@@ -98,15 +98,18 @@ _ANTHROPIC_ERRORS = {
 }
 
 
-class _Messages(EventStream):
-    """The usage is in the event before the last one, or with an error."""
+class _NamedEvents(EventStream):
+    """A stream whose events have names. `good` end one well, `telling` are others with usage or an error."""
+
+    # no JSON holds a line end, so these stand before an event's data or nowhere
+    good: tuple[bytes, ...] = ()
+    telling: tuple[bytes, ...] = ()
 
     def tells(self, data: bytes) -> bool:
-        # no JSON holds a line end
-        return b"event: message_delta\n" in data or b"event: error\n" in data
+        return any(mark in data for mark in (*self.good, *self.telling))
 
     def ends(self, data: bytes) -> bool:
-        return b"event: message_stop\n" in data
+        return any(mark in data for mark in self.good)
 
     def keep(self, event: bytes) -> bool:
         if not self.tells(event):
@@ -117,8 +120,18 @@ class _Messages(EventStream):
             return True
         if told.get("type") == "error":
             self.fail(told)
-        self.usage = Usage.of(told.get("usage")) or self.usage
+        # where the event is about an answer as a whole, it is within that
+        response = told.get("response")
+        usage = (response if isinstance(response, dict) else told).get("usage")
+        self.usage = Usage.of(usage) or self.usage
         return True
+
+
+class _Messages(_NamedEvents):
+    """The usage is in the event before the last one, or with an error."""
+
+    good = (b"event: message_stop\n",)
+    telling = (b"event: message_delta\n", b"event: error\n")
 
 
 class Rerank(Dialect):
@@ -141,32 +154,11 @@ class Responses(Dialect):
         return b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n"
 
 
-class _Responses(EventStream):
+class _Responses(_NamedEvents):
     """The usage is in the response that the last event holds; the error of one that failed stands before."""
 
-    # no JSON holds a line end
-    _GOOD = (b"event: response.completed\n", b"event: response.incomplete\n")
-    _BAD = (b"event: error\n", b"event: response.failed\n")
-
-    def tells(self, data: bytes) -> bool:
-        return any(mark in data for mark in (*self._GOOD, *self._BAD))
-
-    def ends(self, data: bytes) -> bool:
-        return any(mark in data for mark in self._GOOD)
-
-    def keep(self, event: bytes) -> bool:
-        if not self.tells(event):
-            return True
-        try:
-            told = json.loads(event.partition(b"\ndata: ")[2])
-        except ValueError:
-            return True
-        if told.get("type") == "error":
-            self.fail(told)
-        response = told.get("response")
-        if isinstance(response, dict):
-            self.usage = Usage.of(response.get("usage")) or self.usage
-        return True
+    good = (b"event: response.completed\n", b"event: response.incomplete\n")
+    telling = (b"event: error\n", b"event: response.failed\n")
 
 
 _PLAIN = Dialect()

@@ -153,6 +153,21 @@ def _remove_left_over() -> None:
             subprocess.run([SANDBOX, "down", name], check=True)
 
 
+def run(*command: str | Path) -> str:
+    """Runs a program of this host that prepares a machine; what it says, with which the test may fail."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1800,
+    )
+    if done.returncode:
+        pytest.fail(f"{command} ended with {done.returncode}:\n{done.stdout[-5000:]}")
+    return done.stdout
+
+
 @pytest.fixture(scope="session", params=SUITES)
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A machine with smollm2 running and gemma3 installed, private network."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.conftest import ROOT, SANDBOX, SUITES, Machine
+from tests.machine.conftest import ROOT, SANDBOX, SUITES, Machine, run
 from tests.machine.load import Load
 
 MODEL = "/var/cache/llmsvc/models/smollm2.gguf"
@@ -52,19 +52,6 @@ def server(package: tuple[str, Path]) -> Iterator[Machine]:
         yield machine
     finally:
         subprocess.run([SANDBOX, "down", machine.name], check=False, timeout=60, capture_output=True)
-
-
-def run(*command: str | Path) -> None:
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=1800,
-    )
-    if done.returncode:
-        pytest.fail(f"{command} ended with {done.returncode}:\n{done.stdout[-5000:]}")
 
 
 def apt(server: Machine, *arguments: str) -> str:

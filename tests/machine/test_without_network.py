@@ -7,11 +7,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.machine.conftest import ROOT, SANDBOX, SUITES, Machine
+from tests.machine.conftest import ROOT, SANDBOX, SUITES, Machine, run
 
 # but for what postgresql-common itself puts there, and what scripts of packages ask apt for
 APT = """find /etc/apt /var/lib/apt/lists /var/cache/apt -type f ! -name 02autoremove-postgresql \\
@@ -19,20 +18,6 @@ APT = """find /etc/apt /var/lib/apt/lists /var/cache/apt -type f ! -name 02autor
 STATE = (
     f"{APT}; dpkg-query -W; getent passwd; find /etc /opt /usr /var/lib -xdev ! -path '/var/lib/apt/*' | sort"
 )
-
-
-def run(*command: str | Path) -> str:
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=1800,
-    )
-    if done.returncode:
-        pytest.fail(f"{command} ended with {done.returncode}:\n{done.stdout[-5000:]}")
-    return done.stdout
 
 
 @pytest.fixture(scope="module", params=SUITES)
