@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -125,7 +126,7 @@ SETTINGS: tuple[Setting, ...] = (
         "N_THREADS",
         integer(1, 4096),
         "",
-        "Threads that generate. Default: cores - 1, at least 1: one is left to proxy and database.",
+        "Threads that generate. Default: cores - 1, as proxy and database use one; two where there are two.",
     ),
     Setting("N_THREADS_BATCH", integer(1, 4096), "", "Threads that read the prompt. Default: as N_THREADS."),
     Setting(
@@ -279,6 +280,13 @@ class ModelSettings:
         if self["ENGINE"] != "native" or self.only_reads:
             return 1
         return int(self["SLOTS"] or DEFAULT_SLOTS)
+
+    @property
+    def threads(self) -> int:
+        """Threads that generate."""
+        cores = len(os.sched_getaffinity(0))
+        # a second one gains more than what the proxy and the database lose
+        return int(self["N_THREADS"] or max(cores - 1, min(cores, 2)))
 
     def source(self, key: str) -> str:
         """Where the value of `key` comes from: `FILE:LINE` or `default`."""

@@ -104,7 +104,7 @@ def bare(model: Path, threads: int = 1) -> Iterator[Server]:
         "host": "127.0.0.1", "verbose": False, "logits_all": False, "interrupt_requests": False,
     }  # fmt: skip
     arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    environ = {"PATH": os.environ["PATH"], "OMP_WAIT_POLICY": "passive"}
+    environ = {"PATH": os.environ["PATH"]}
     process = subprocess.Popen(
         [sys.executable, "-c", BARE, *arguments], env=environ,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

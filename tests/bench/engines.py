@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--threads", type=int, default=max(CORES - 1, 1), help="of each engine")
+    parser.add_argument("--threads", type=int, default=max(CORES - 1, min(CORES, 2)), help="of each engine")
     parser.add_argument("--parts", action="store_true", help="our backends without the proxy, too")
     options = parser.parse_args()
     said = iter(range(10**9))

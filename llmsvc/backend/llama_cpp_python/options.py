@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from llmsvc.backend.llama_cpp_python import internals
@@ -21,8 +20,8 @@ def engine_settings(settings: ModelSettings, header: Header) -> dict[str, Any]:
     values.setdefault("n_ctx", min(header.context_length or DEFAULT_N_CTX, DEFAULT_N_CTX))
     offload = settings["GPU"] != "none" and internals.module("llama_cpp").llama_supports_gpu_offload()
     values.setdefault("n_gpu_layers", -1 if offload else 0)
-    values.setdefault("n_threads", max(len(os.sched_getaffinity(0)) - 1, 1))
-    values.setdefault("n_threads_batch", values["n_threads"])
+    values["n_threads"] = settings.threads
+    values.setdefault("n_threads_batch", settings.threads)
     if settings["EMBEDDING"]:
         # an input is read as one batch, and what does not fit into it would be cut off
         context = values["n_ctx"] or header.context_length or DEFAULT_N_CTX

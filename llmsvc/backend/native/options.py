@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 from llmsvc.library.gguf import Header
@@ -32,7 +31,7 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
     :raises SettingError: a value that this engine does not know
     """
     n_ctx = context(settings, header)
-    threads = settings["N_THREADS"] or max(len(os.sched_getaffinity(0)) - 1, 1)
+    threads = settings.threads
     layers = settings["N_GPU_LAYERS"]
     if layers is None or layers < 0:
         layers = _ALL_LAYERS if gpu else 0
@@ -52,7 +51,7 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
         "n_ubatch": min(micro, batch),
         "cpuparams.n_threads": threads,
         "cpuparams_batch.n_threads": settings["N_THREADS_BATCH"] or threads,
-        # threads that wait must not spin: the proxy and the database share these cores
+        # of llama.cpp's own threads, where it was built without OpenMP
         "cpuparams.poll": 0,
         "cpuparams_batch.poll": 0,
         "load_mode": _MMAP * settings["USE_MMAP"] + _MLOCK * settings["USE_MLOCK"],

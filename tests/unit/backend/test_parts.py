@@ -25,7 +25,7 @@ def test_only_what_systemd_and_gpus_need_is_left():
     environment.clean("all", environ)
     assert environ == {
         "NOTIFY_SOCKET": "n", "PATH": "p", "CUDA_CACHE_PATH": "c", "GGML_NO_BACKTRACE": "1",
-        "OMP_WAIT_POLICY": "passive",
+        "GOMP_SPINCOUNT": "500", "OMP_WAIT_POLICY": "active",
     }  # fmt: skip
 
 

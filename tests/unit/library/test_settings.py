@@ -1,5 +1,6 @@
 """The keys of models.d/NAME.env."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ def test_values_know_where_they_come_from(tmp_path):
     assert model["N_BATCH"] == 512
     assert model.source("N_CTX") == f"{tmp_path}/m.env:3"
     assert model.source("N_BATCH") == model.source("USE_MMAP") == "default"
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (3, 2), (16, 15)])
+def test_threads_leave_a_core_where_there_are_more_than_two(tmp_path, monkeypatch, cores, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    assert load(tmp_path, "MODEL=/x/y.gguf\n").threads == threads
+    assert load(tmp_path, "MODEL=/x/y.gguf\nN_THREADS=7\n").threads == 7
 
 
 def test_a_relative_model_lies_in_the_models_directory(tmp_path, monkeypatch):
