@@ -32,6 +32,7 @@ from llmsvc.cli import (
     usage,
     user,
 )
+from llmsvc.env import closest_hint
 from llmsvc.errors import Error, UsageError
 
 _INTERRUPTED = 130
@@ -108,6 +109,18 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, for programs"
         )
+        # of nested parsers, the innermost one's stays
+        self.set_defaults(parser=self)
+
+    def unknown(self, arguments: list[str]) -> NoReturn:
+        """Refuses arguments that nothing asked for, with the option that may have been meant.
+
+        :raises UsageError: always
+        """
+        # argparse keeps the options only in this private table
+        meant = closest_hint(arguments[0].partition("=")[0], self._option_string_actions)
+        hint = f"{meant or ''} see '{self.prog} --help'".lstrip()
+        raise UsageError(f"unrecognized arguments: {' '.join(arguments)}", hint=hint)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"see '{self.prog} --help'")
@@ -166,7 +179,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     parser = RootParser()
-    args = parser.parse_args(arguments)
+    # parse_args() would name the help of the outermost parser
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        args.parser.unknown(unknown)
     command = getattr(args, "command", None)
     if command is None:
         parser.print_help()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmsvc import config, paths
+from llmsvc import config, env, paths
 from llmsvc.errors import NotFoundError, SettingError
 from llmsvc.library.geometry import Geometry
 from llmsvc.library.sources import GGUF_FILE, HUB_PATH, HUB_REPOSITORY, HUB_REVISION, Hub, Pypi, Wheel, parts
@@ -97,10 +96,10 @@ def lookup(name: str) -> Entry:
     entries = load()
     if name in entries:
         return entries[name]
-    close = difflib.get_close_matches(name, entries, n=1)
+    meant = env.closest_hint(name, entries)
     raise NotFoundError(
         f"no model {name[:80]!r} in the catalogue",
-        hint=(f"did you mean {close[0]}? " if close else "")
+        hint=(f"{meant} " if meant else "")
         + f"the catalogue has {', '.join(entries)}; a GGUF file and OWNER/REPO/FILE.gguf work too",
     )
 

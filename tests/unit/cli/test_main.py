@@ -97,7 +97,7 @@ def test_a_command_that_runs_on_returns_its_exit_code(verb, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("arguments", [["usre"], ["user"], ["user", "add"], ["user", "list", "--jsno"]])
+@pytest.mark.parametrize("arguments", [["usre"], ["user"], ["user", "add"], ["user", "list", "--x"]])
 def test_a_wrong_command_line_is_explained_without_the_whole_usage(capsys, arguments):
     assert cli.main(arguments) == 2
     out, err = capsys.readouterr()
@@ -168,6 +168,22 @@ def test_a_locale_without_the_letter_is_no_error():
     )
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"llmsvc: unrecognized arguments: --??" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["install", "--modle", "x"], "did you mean --model? see 'llmsvc install --help'"),
+        (["user", "add", "bob", "--ratelimit=3"], "did you mean --rate-limit? see 'llmsvc user add --help'"),
+        (["status", "now"], "see 'llmsvc status --help'"),
+        (["--jsno"], "did you mean --json? see 'llmsvc --help'"),
+    ],
+)
+def test_a_slip_in_an_option_is_told_with_the_help_of_its_command(capsys, arguments, hint):
+    assert cli.main(arguments) == 2
+    message, said = capsys.readouterr().err.splitlines()
+    assert message.startswith("llmsvc: unrecognized arguments: ")
+    assert said == f"hint: {hint}"
 
 
 def test_version(capsys):
