@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import re
-import socket
 from pathlib import Path
 
 from installer import package, release
@@ -93,17 +91,4 @@ def gpu_hardware(sys: Path = Path("/sys"), dev: Path = Path("/dev")) -> str | No
         return "NVIDIA GPU (cuda)"
     if "0x1002" in found:
         return "AMD GPU (rocm or vulkan)"
-    return None
-
-
-def port_taken(host: str, port: int) -> str | None:
-    """Why nobody could listen on host:port now, or None if it is free (or the address not there yet)."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            return None if error.errno == errno.EADDRNOTAVAIL else str(error.strerror)
     return None

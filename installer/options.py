@@ -7,7 +7,7 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmsvc import config_settings, env, paths
+from llmsvc import config, config_settings, env, paths
 from llmsvc.errors import UsageError
 
 _SSL_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
@@ -60,6 +60,27 @@ class Options:
     """The checkout that this release was made from."""
     engine: str | None = None
     """What runs the models that do not say it themselves: one of config_settings.ENGINES."""
+
+    def settings(self, text: str) -> dict[str, str]:
+        """What they change in config.env.
+
+        :param text: what it is now; empty where there is none
+        :raises UsageError: they do not fit the mode
+        """
+        values = {}
+        if self.proxy is not None:
+            values["LLAMA_PROXY_ENABLED"] = "1" if self.proxy else "0"
+        if self.database:
+            values |= self.database.settings()
+        if self.listen:
+            proxy = self.proxy
+            if proxy is None:
+                parsed = config.parse(env.parse(text, paths.CONFIG_ENV), paths.CONFIG_ENV)
+                proxy = parsed.llama_proxy_enabled
+            values |= _listen(self.listen, text, proxy=proxy)
+        if self.engine:
+            values["LLAMA_ENGINE"] = self.engine
+        return values
 
 
 def parse_listen(places: Sequence[str]) -> tuple[str, ...]:
@@ -121,3 +142,16 @@ def parse_database(text: str) -> Database:
         )
     except ValueError as error:
         raise UsageError(f"--database: {error}", hint=example) from None
+
+
+def _listen(places: tuple[str, ...], text: str, *, proxy: bool) -> dict[str, str]:
+    host, _, port = places[0].rpartition(":")
+    host = host.strip("[]")
+    if proxy:
+        values = {"LLAMA_PROXY_HOST": host, "LLAMA_PROXY_PORT": port}
+        if places[1:] or "\nLLAMA_PROXY_LISTEN=" in text:
+            values["LLAMA_PROXY_LISTEN"] = " ".join(places[1:])
+        return values
+    if len(places) > 1:
+        raise UsageError("in single-key mode there is one address", hint="name one --listen")
+    return {"LLAMA_SERVER_HOST": host, "LLAMA_SERVER_PORT": port}

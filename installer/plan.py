@@ -7,9 +7,9 @@ import pwd
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from installer import data, package, packages, postgres, release, render, services, wanted
+from installer import data, early, package, packages, postgres, release, render, wanted
 from installer.actions import Action, Step, WriteFile, diff
-from installer.facts import Facts, port_taken
+from installer.facts import Facts
 from installer.manifest import Manifest
 from installer.options import Options
 from installer.starting import Starting
@@ -17,11 +17,9 @@ from installer.undo import Undo
 from llmsvc import atomic, config, env, paths
 from llmsvc.accounts import keys
 from llmsvc.config import Config
-from llmsvc.errors import ConflictError
-from llmsvc.library import gguf, installing, processor, sources, store
+from llmsvc.library import installing, processor, sources, store
 from llmsvc.library.wanted import resolve
 from llmsvc.process import run
-from llmsvc.systemd import manager
 
 DEFAULT_MODEL = "smollm2"
 SYSUSERS, TMPFILES = paths.SYSUSERS / "llmsvc.conf", paths.TMPFILES / "llmsvc.conf"
@@ -67,21 +65,9 @@ class Plan:
         :raises errors.Error: a wrong processor, a broken model file, a port that somebody else has
         """
         processor.check(self.config.llama_engine)
-        if self.model and isinstance(self.model.source, sources.Local):
-            gguf.read_header(self.model.source.path)
         if self.proxy and not self.config.local_database:
             self.accounts.check()
-        ours = services.listening(manager.SOCKET) | services.listening(manager.SERVER_SOCKET)
-        for place in self.config.listen:
-            host, _, port = place.rpartition(":")
-            # a port that our own socket holds is free for another address of ours
-            if place.startswith("/") or any(address.endswith(f":{port}") for address in ours):
-                continue
-            if why := port_taken(host.strip("[]"), int(port)):
-                raise ConflictError(
-                    f"cannot listen on {host} port {port}: {why}",
-                    hint="'ss -ltnp' tells who does; choose another one with --listen ADDRESS:PORT",
-                )
+        early.check(self.config, self.model)
 
     def pending(self) -> list[Action]:
         """The actions that are due, in order. Changes nothing."""

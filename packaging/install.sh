@@ -163,6 +163,14 @@ install_packages() {
     fi
 }
 
+# What is asked for in vain is told before minutes go by; by the system's Python, as nothing else may be there
+check_early() {
+    local asked=("${options[@]}")
+    [ -z "$model" ] || asked+=(--model "$model")
+    PYTHONPATH=$root PYTHONDONTWRITEBYTECODE=1 "$python" -S -c \
+        'import sys; from llmsvc.cli.main import main; sys.exit(main(sys.argv[1:]))' install --early "${asked[@]}" || exit $?
+}
+
 # name==version of every package of the lock file; the wheelhouse has checked the hashes
 pinned() {
     sed -n 's/^\([A-Za-z0-9][^\\]*\).*/\1/p' "$root/packaging/requirements.lock" |
@@ -248,9 +256,12 @@ main() {
         check_wheelhouse "$wheelhouse"
         use_debs "$wheelhouse"
     fi
-    local from=$wheelhouse release kind
+    local from=$wheelhouse release kind early=checked
+    # a bare machine has no Python yet
+    if find_python; then check_early; else early=''; fi
     choose_accel
     install_packages
+    [ -n "$early" ] || check_early
     if [ -z "$from" ]; then
         kind=$accel
         [ "$kind" != cpu ] || kind=this-machine

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from installer import ports
 from installer.doctor.exclusion import OUTPUT
 from installer.doctor.finding import INSTALL, Finding, error, warning
 from installer.doctor.host import Host
-from installer.facts import port_taken
 from llmsvc.process import run
 
 
@@ -35,7 +35,7 @@ def _socket(host: Host, places: list[str]) -> Iterator[Finding]:
     if host.unit(host.socket, "ActiveState") != "active":
         for wanted in places:
             address, _, port = wanted.rpartition(":")
-            if not wanted.startswith("/") and (why := port_taken(address.strip("[]"), int(port))):
+            if not wanted.startswith("/") and (why := ports.taken(address.strip("[]"), int(port))):
                 yield error(
                     "port-taken",
                     f"{host.socket} cannot listen on {wanted}: {why}{_by(port)}",

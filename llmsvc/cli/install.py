@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import getpass
 import os
 import sys
@@ -17,7 +18,7 @@ from llmsvc.cli.output import Result
 
 if TYPE_CHECKING:
     from installer.apply import Done
-    from installer.options import Database
+    from installer.options import Database, Options
     from installer.plan import Plan
 
 PENDING = 2
@@ -101,6 +102,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     # by packaging/install.sh, for 'llmsvc upgrade'
     parser.add_argument("--source", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--early", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(command=_install)
 
 
@@ -120,29 +122,24 @@ def report(title: str) -> None:
     print(f"  {title}", file=sys.stderr, flush=True)
 
 
-def _install(arguments: argparse.Namespace) -> Result:
+def _install(arguments: argparse.Namespace) -> Result | int:
     from llmsvc.process import require_root
 
     require_root("installing")
     # the services, which are no root, must be able to read what we write
     os.umask(0o022)
 
+    if arguments.early:
+        from installer import early
+
+        early.check_options(_options(arguments))
+        return 0
     from installer import apply, facts, undo
-    from installer.options import Options, parse_database, parse_listen
     from installer.plan import Plan
 
-    database = parse_database(arguments.database) if arguments.database else None
-    options = Options(
-        database=database,
-        database_password=_password(arguments, database),
-        model=arguments.model,
-        listen=parse_listen(arguments.listen),
-        proxy=arguments.proxy,
-        wheelhouse=arguments.wheelhouse,
-        key_file=arguments.key_file,
-        source=arguments.source,
-        engine=arguments.engine,
-    )
+    options = _options(arguments)
+    password = _password(arguments, options.database)
+    options = dataclasses.replace(options, database_password=password)
     if arguments.dry_run:
         return _dry_run(Plan(facts.gather(), options, completion.files()), recover=undo.Undo().pending)
     with alone():
@@ -152,6 +149,22 @@ def _install(arguments: argparse.Namespace) -> Result:
     if done.actions:
         session.note("install", f"llmsvc {__version__}, {len(done.actions)} changes")
     return _told(plan, done)
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    """What was asked for, without what is secret."""
+    from installer.options import Options, parse_database, parse_listen
+
+    return Options(
+        database=parse_database(arguments.database) if arguments.database else None,
+        model=arguments.model,
+        listen=parse_listen(arguments.listen),
+        proxy=arguments.proxy,
+        wheelhouse=arguments.wheelhouse,
+        key_file=arguments.key_file,
+        source=arguments.source,
+        engine=arguments.engine,
+    )
 
 
 def _password(arguments: argparse.Namespace, database: Database | None) -> str | None:

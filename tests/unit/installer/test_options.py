@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from installer.facts import port_taken, systemd_version
+from installer import ports
+from installer.facts import systemd_version
 from installer.options import Database, Options, parse_database, parse_listen
 from installer.verify import reach
 from installer.wanted import config_text
@@ -133,9 +134,9 @@ def test_a_taken_port_is_noticed() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert port_taken("127.0.0.1", port)
-    assert port_taken("127.0.0.1", port) is None
-    assert port_taken("192.0.2.1", port) is None  # FreeBind= listens on an address that comes later
+        assert ports.taken("127.0.0.1", port)
+    assert ports.taken("127.0.0.1", port) is None
+    assert ports.taken("192.0.2.1", port) is None  # FreeBind= listens on an address that comes later
 
 
 @pytest.mark.parametrize(
