@@ -50,6 +50,8 @@ def _file(directory: Path, entry: Entry) -> None:
         path.unlink(missing_ok=True)
         return
     temporary.replace(path)
+    # put back a second time, both are names of one file already, and then a rename does nothing
+    temporary.unlink(missing_ok=True)
 
 
 def _directories(directory: Path, entry: Entry) -> None:

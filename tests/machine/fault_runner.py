@@ -4,13 +4,13 @@ Runs in a machine, with the Python of a release. The task comes as JSON:
 
 - `command`: the arguments of `llmsvc`;
 - `installed`: whether the services run before;
-- `back`: a script that makes the machine what it was before;
 - `faults`: each [KIND, POINT, PART], or a number N for every Nth there is (see faults.py); the fault comes at
   the PART (0 to 1) of all times that the POINT is passed;
 - `kinds`: those of an uninstallation, or all.
 
 What is broken is mended after each fault, and what was killed put back, as the next run does at first. Where
-the machine then is not as before, the next run must complete. The answer is JSON, a line a fault.
+the machine then is not as before, the next run must complete, and leave what it leaves where nothing fails. The
+answer is JSON, a line a fault.
 
 An uninstallation goes on where it ended: a fault comes at its first step (or the Nth, for `faults` N), and is
 mended; that step is done, and so on to the last. At the end all must be as without a fault.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,12 +34,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import snapshot
+from checkpoint import Checkpoint
 from faults import ALL, Counter
 
 from installer import apply, plan, undo  # noqa: F401 - once, not in every child
 from llmsvc.cli.main import main
 
 run = subprocess.run
+CHECKPOINT = Path("/var/tmp/faults/checkpoint")
+VARYING = re.compile(
+    r"(?<=^/etc/llmsvc/credentials/)(\S+ .*) \w+$|(?<=\.sha256 )(.*) \w+$|(?<=\|)\d{4}-\d\d-\d\d .*$"
+)
+"""What is another one in each installation: secrets, and when something was done."""
 
 
 def child(do: Callable[[], int]) -> tuple[int, str]:
@@ -95,7 +102,7 @@ def mend() -> tuple[int, str]:
 
 
 def chosen(
-    faults: list[tuple[str, str, float]] | int, passed: dict[str, list[str]]
+    faults: list[tuple[str, str, float]] | int, passed: dict[str, list[str]], skip: int = 0
 ) -> list[tuple[str, str, int]]:
     """The faults with the number at which each comes."""
     if not isinstance(faults, int):
@@ -105,7 +112,7 @@ def chosen(
         for n, what in enumerate(passed[point] if point != "step" else (), 1):
             again = point in ("line", "undo") and passed[point][max(0, n - 3) : n - 1] == [what] * 2
             found += [(kind, point, n) for kind in ([kinds[n % len(kinds)]] if again else kinds)]
-    return found[::faults]
+    return found[skip::faults]
 
 
 def seen(*, installed: bool) -> list[str]:
@@ -119,41 +126,45 @@ def seen(*, installed: bool) -> list[str]:
     return found
 
 
-def changes(before: list[str], installed: bool) -> list[str]:
-    """How the machine differs from before."""
-    now = seen(installed=installed)
+def differences(before: list[str], now: list[str]) -> list[str]:
     found = difflib.unified_diff(before, now, lineterm="", n=0)
     return [line for line in found if not line.startswith(("---", "+++", "@@"))][:30]
 
 
-def go_back(script: str) -> None:
-    """Makes the machine what it was before by a script."""
-    done = run(["bash", "-euc", script], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"cannot go back: {done.stdout}{done.stderr}")
+def lasting(lines: list[str]) -> list[str]:
+    """Without what is another one in each installation."""
+    return [VARYING.sub("", line) for line in lines]
 
 
 def try_all(task: dict[str, Any]) -> None:
     """Each fault of the task, the answer to standard output."""
     command, installed = task["command"], task["installed"]
-    go_back(task["back"])
+    checkpoint = Checkpoint(CHECKPOINT)
     before = seen(installed=installed)
     status, said, passed = once(command, "none", "undo", 0)
     first = {"fault": "interrupted at its end", "status": status, "said": said[-3000:]}
     first["of"] = len(chosen(1, passed))
-    print(json.dumps(first | {"differs": changes(before, installed)}), flush=True)
-    for kind, point, number in chosen(task["faults"], passed):
+    first["passed"] = {point: len(what) for point, what in passed.items()}
+    first["differs"] = differences(before, seen(installed=installed))
+    print(json.dumps(first), flush=True)
+    once(command, "none", "line", 0)
+    wanted = lasting(seen(installed=True))
+    checkpoint.restore()
+    for kind, point, number in chosen(task["faults"], passed, task["skip"]):
         begin = time.monotonic()
         status, said, _ = once(command, kind, point, number)
         recovered, words = mend()
-        differs = changes(before, installed)
+        differs = differences(before, seen(installed=installed))
         answer = {"fault": f"{kind} at {point} {number}", "status": status, "said": said[-3000:]}
         answer |= {"recovered": recovered, "words": words[-2000:], "differs": differs, "completed": None}
-        answer["back"] = []
         if differs:
-            answer["completed"], answer["words"] = child(lambda: main(command))
-            go_back(task["back"])
-            answer["back"] = changes(before, installed)
+            if status == 0:  # nothing of it stood in the fault's way
+                answer["completed"] = 0
+            else:
+                answer["completed"], answer["words"] = child(lambda: main(command))
+            answer["lacks"] = differences(wanted, lasting(seen(installed=True)))
+            checkpoint.restore()
+            answer["back"] = differences(before, seen(installed=installed))
         answer["seconds"] = round(time.monotonic() - begin, 2)
         print(json.dumps(answer), flush=True)
 
@@ -161,11 +172,12 @@ def try_all(task: dict[str, Any]) -> None:
 def take_away(task: dict[str, Any]) -> None:
     """Each kind of fault at every step of an uninstallation, or at every Nth."""
     command, every = task["command"], task["faults"]
-    go_back(task["back"])
+    checkpoint = Checkpoint(CHECKPOINT)
     once(command, "none", "line", 0)
     wanted = seen(installed=False)
     for kind in task["kinds"] or ALL["step"]:
-        go_back(task["back"])
+        begin = time.monotonic()
+        checkpoint.restore()
         runs, said, status = 0, "", -1
         while status != 0 and runs < 500:
             status, words, _ = once(command, kind, "step", every)
@@ -178,8 +190,11 @@ def take_away(task: dict[str, Any]) -> None:
             "fault": f"{kind} at {runs} steps of uninstalling",
             "status": -1 if runs > 1 else 0,
             "said": said,
+            "differs": differences(wanted, seen(installed=False)),
+            "seconds": round(time.monotonic() - begin, 2),
         }
-        print(json.dumps(answer | {"differs": changes(wanted, installed=False)}), flush=True)
+        print(json.dumps(answer), flush=True)
+    checkpoint.restore()
 
 
 if __name__ == "__main__":
