@@ -1,7 +1,7 @@
-"""The machine as it was: kept once, and brought back to the letter in seconds, whatever was done to it since.
+"""The machine as it was: kept once, and brought back to the letter in seconds, whatever was done to it.
 
-Runs in the machine. Files, users and PostgreSQL's clusters come back from a copy; services that ran run again.
-What systemd, journald and apt keep for themselves stays (see snapshot.LEFT_OUT).
+Runs in the machine. Files, users and the clusters of PostgreSQL come back from a copy; services that ran run
+again. What systemd, journald and apt keep for themselves stays (see snapshot.LEFT_OUT).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _walk() -> Iterator[tuple[str, os.stat_result]]:
             if (LEFT_OUT.fullmatch(entry.path) and not kept) or entry.path.startswith("/var/log/"):
                 continue
             found = entry.stat(follow_symlinks=False)
-            if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+            if stat.S_IFMT(found.st_mode) not in (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK):
                 continue
             yield entry.path, found
             if stat.S_ISDIR(found.st_mode):
