@@ -14,8 +14,8 @@ the machine then is not as before, the next run must complete, and leave what it
 The answer is JSON, a line a fault.
 
 Putting back, and an uninstallation, go on where they ended: a fault comes at their first step (or the Nth,
-for `faults` N), and is mended; the next fault comes a step later, and so on to the last. At the end all must
-be as before, or as without a fault.
+for `faults` N), and is mended; the next run does that step, and the fault comes at the one after it, and so
+on to the last. At the end all must be as before, or as without a fault.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from installer import apply, plan, undo  # noqa: F401 - once, not in every child
 from llmsvc.cli.main import main
 
 run = subprocess.run
+STEPS = Path("/var/tmp/faults/steps")
 BACK = ("undo", "undo-call")
 LASTING = ("no-room-for-ever", "read-only", "no-database")
 """Faults that meet all that follows."""
@@ -77,10 +78,15 @@ def child(do: Callable[[], int]) -> tuple[int, str]:
 
 
 def once(
-    command: list[str], kind: str, point: str, number: int, do_it: Callable[[list[str]], int] = main
+    command: list[str],
+    kind: str,
+    point: str,
+    number: int,
+    do_it: Callable[[list[str]], int] = main,
+    steps: Path | None = None,
 ) -> tuple[int, str, dict[str, list[str]]]:
     """One run with one fault; what was passed at each point, if it came to its end."""
-    counter = Counter(kind, point, number)
+    counter = Counter(kind, point, number, steps)
 
     def do() -> int:
         counter.arm()
@@ -236,17 +242,19 @@ def take_away(task: dict[str, Any]) -> None:
     for kind in task["kinds"] or ALL["step"]:
         begin = time.monotonic()
         checkpoint.restore()
-        runs, said, status = 0, "", -1
-        while status != 0 and runs < 500:
-            status, words, _ = once(command, kind, "step", every)
+        said, status = "", -1
+        had: list[str] = []
+        before: list[str] | None = None
+        STEPS.write_text("", encoding="utf-8")
+        while status != 0 and had != before:
+            status, words, _ = once(command, kind, "step", every, steps=STEPS)
             said += words[-500:]
             mend()
-            if status != 0 and kind != "none":  # past the step at which it failed
-                status, words, _ = once(command, "none", "step", 1)
-            runs += 1
+            before, had = had, STEPS.read_text(encoding="utf-8").splitlines()
         answer = {
-            "fault": f"{kind} at {runs} steps of uninstalling",
-            "status": -1 if runs > 1 else 0,
+            "fault": f"{kind} at {len(had)} steps of uninstalling",
+            "faults": len(had),
+            "status": status,
             "said": said,
             "differs": differences(wanted, seen(installed=False)),
             "seconds": round(time.monotonic() - begin, 2),

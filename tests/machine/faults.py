@@ -46,6 +46,8 @@ def no_room() -> None:
 
 def no_room_for_ever() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    # what we start is told so, as on a full disk, and not killed by SIGXFSZ, which Python ignores
+    subprocess.run = partial(run, restore_signals=False)
 
 
 def read_only() -> None:
@@ -121,7 +123,10 @@ ALL = {
 class Counter:
     """What was passed at each point; what comes at one of them."""
 
-    def __init__(self, kind: str, point: str, number: int) -> None:
+    def __init__(self, kind: str, point: str, number: int, steps: Path | None = None) -> None:
+        """:param steps: a file of the titles of steps that had their fault, which are not counted any more"""
+        self._steps = steps
+        self._had = steps.read_text(encoding="utf-8").splitlines() if steps else []
         self.passed: dict[str, list[str]] = {point: [] for point in POINTS}
         self._what = (kind, point, number)
         self._undoing = self._begun = False
@@ -167,9 +172,13 @@ class Counter:
 
     def step(self, removal: uninstall.Removal) -> None:
         """One of an uninstallation; the one after that with the fault is not begun."""
-        self.passing("step", removal.title)
-        if self._what[1] == "step" and len(self.passed["step"]) > self._what[2]:
+        if self._steps and len(self.passed["step"]) == self._what[2]:
             kill()
+        if self._steps and removal.title not in self._had:
+            if len(self.passed["step"]) + 1 == self._what[2]:
+                with self._steps.open("a", encoding="utf-8") as stream:
+                    stream.write(f"{removal.title}\n")
+            self.passing("step", removal.title)
         removal.do()
 
     def passing(self, point: str, what: str) -> None:

@@ -144,6 +144,8 @@ def check(answer: dict[str, Any]) -> None:
     assert answer.get("recovered", 0) == 0, answer
     if "uninstalling" in answer["fault"] or "putting back" in answer["fault"]:
         assert not answer["differs"], answer
+        assert answer["faults"], answer
+        assert answer["status"] == 0 or "putting back" in answer["fault"], answer
     elif answer["differs"]:
         assert answer.get("completed") == 0, (answer["differs"], answer)
         assert not answer["lacks"], answer
