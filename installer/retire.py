@@ -10,7 +10,6 @@ from installer.actions import Action, Step
 from installer.manifest import Manifest
 from installer.undo import Undo
 from llmsvc import paths
-from llmsvc.process import run
 
 
 def actions(manifest: Manifest, wanted: set[str]) -> Iterator[Action]:
@@ -50,7 +49,7 @@ def _stop(undo: Undo, names: list[str]) -> None:
         for link in services.links(name, text):
             undo.file(link)
     services.stop(names)
-    run(["systemctl", "disable", "-q", *names], check=False)
+    services.disable(names)
 
 
 class _Remove:

@@ -126,7 +126,7 @@ def _write(name: str, times: list[str]) -> None:
         # one that runs has to count anew
         run(["systemctl", "restart", file.name])
         return
-    run(["systemctl", "disable", "--quiet", "--now", file.name], check=False)
+    run(["systemctl", "disable", "--quiet", "--now", file.name])
     file.unlink(missing_ok=True)
     run(["systemctl", "daemon-reload"])
 

@@ -11,6 +11,7 @@ from installer.actions import Action, WriteFile
 from installer.manifest import Manifest
 from installer.undo import Undo
 from llmsvc import paths
+from llmsvc.process import ProcessError
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def host(tmp_path: Path, undo: Undo, monkeypatch: pytest.MonkeyPatch) -> tuple[P
     active = services.Unit(active=True, enabled=True, run="x")
     monkeypatch.setattr(services, "units", lambda names: dict.fromkeys(names, active))
     monkeypatch.setattr(services, "stop", lambda names: did.append(f"stop {' '.join(names)}"))
-    monkeypatch.setattr(retire, "run", lambda argv, check: did.append(" ".join(argv[1:])))
+    monkeypatch.setattr(services, "run", lambda argv: did.append(" ".join(argv[1:])))
     return units, manifest, did
 
 
@@ -56,6 +57,20 @@ def test_units_are_stopped_sockets_first_and_removed(
     assert list(manifest.written) == [str(units / "stays.service")]
     undo.put_back(print)
     assert sorted(path.name for path in units.iterdir()) == ["a.service", "a.socket", "stays.service"]
+
+
+def test_one_that_cannot_be_disabled_is_told(
+    host: tuple[Path, Manifest, list[str]], undo: Undo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units, manifest, _ = host
+
+    def fails(argv: list[str]) -> None:
+        raise ProcessError(argv, 1, "no")
+
+    monkeypatch.setattr(services, "run", fails)
+    # else its links would stay when its file goes
+    with pytest.raises(ProcessError, match="disable"):
+        due(manifest, units)[0].apply(undo)
 
 
 def test_an_edited_one_is_kept_under_another_name(host: tuple[Path, Manifest, list[str]], undo: Undo) -> None:
