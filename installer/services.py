@@ -73,6 +73,9 @@ def return_to(before: Mapping[str, Any]) -> None:
     now = units(list(runs))
     stop([name for name, unit in now.items() if unit.active and not runs[name]])
     again = [name for name, was in runs.items() if was and now[name].run != was and name not in SLICES]
+    # it may be others' too
+    if POSTGRESQL in again and now[POSTGRESQL].active:
+        again.remove(POSTGRESQL)
     model = before["model"]
     if manager.SERVER_SOCKET in again:
         stop([state.unit for state in manager.instances()])

@@ -175,7 +175,7 @@ def while_putting_back(
         status, said, _ = once(command, kind, point, number, recover if again else main)
         yield number, status, said
         if not undo.Undo().pending and kind in LASTING:
-            return  # the rest does without what is broken
+            break  # the rest does without what is broken
     mend()
 
 
