@@ -19,17 +19,21 @@ class EndedError(BaseException):
 async def run(function: Callable[[], Result], unwanted: asyncio.Event, seconds: float) -> Result:
     """Runs a function in a thread, until it is done, `unwanted` is set or the time is over.
 
-    One call into C is not interrupted, but what follows it is.
+    One call into C is not interrupted, but what follows it is. It is ended, too, if the caller is cancelled.
 
     :raises EndedError: it did not come to its end
     """
     work = _Work(function)
     done = asyncio.ensure_future(asyncio.to_thread(work))
     waiting = asyncio.ensure_future(unwanted.wait())
-    await asyncio.wait({done, waiting}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if not done.done():
-        work.end()
+    try:
+        await asyncio.wait({done, waiting}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        if not done.done():
+            work.end()
+            # nobody may be left to look at it, and asyncio would complain of that
+            done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     return await done
 
 
@@ -47,6 +51,11 @@ class _Work(Generic[Result]):
             self._thread = threading.get_ident()
         try:
             return self._function()
+        except BaseException:
+            if self._ended:
+                # torn in the middle it may raise anything: a Condition, that its lock is not held
+                raise EndedError from None
+            raise
         finally:
             # the lock makes sure that nothing is raised in what the thread does next
             with self._lock:

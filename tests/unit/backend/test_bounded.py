@@ -50,6 +50,38 @@ async def test_code_that_catches_exceptions_is_ended_too():
         await bounded.run(stubborn, asyncio.Event(), 0.05)
 
 
+async def test_code_that_is_torn_in_the_middle_may_raise_what_it_likes():
+    """As Condition.wait does where it is ended between giving its lock back and taking it again."""
+    held = threading.Lock()
+
+    def torn():
+        try:
+            endless()
+        finally:
+            held.release()
+
+    with pytest.raises(bounded.EndedError):
+        await bounded.run(torn, asyncio.Event(), 0.05)
+
+
+async def test_what_its_caller_gives_up_is_ended():
+    begun, gone = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        try:
+            endless()
+        finally:
+            gone.set()
+
+    running = asyncio.ensure_future(bounded.run(work, asyncio.Event(), 60))
+    assert await asyncio.to_thread(begun.wait, 10)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await asyncio.to_thread(gone.wait, 10)
+
+
 async def test_many_at_the_edge_end_one_way_or_the_other_and_harm_no_thread():
     def short():
         threading.Event().wait(0.002)
