@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from llmsvc.errors import Error
+from llmsvc.library import gguf
 from tests.bench.backend import bare as bare_server
 from tests.bench.rig import cluster
 from tests.engine.conftest import MODELS, Backend
@@ -197,6 +199,18 @@ def printed(cells: tuple[object, ...]) -> None:
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
+def unfit(model: Path) -> str | None:
+    """Why the contestants cannot be compared by this model, if they cannot."""
+    try:
+        header = gguf.read_header(model)
+    except Error as error:
+        return error.message
+    if header.has_chat_template:
+        return None
+    # each engine would take another format for it, and with some it ends its answer before the first word
+    return f"{model} has no chat template: choose a model that was tuned to chat"
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -208,6 +222,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=max(CORES - 1, min(CORES, 2)), help="of each engine")
     parser.add_argument("--parts", action="store_true", help="our backends without the proxy, too")
     options = parser.parse_args()
+    if refusal := unfit(options.model):
+        sys.exit(f"engines: {refusal}")
     said = iter(range(10**9))
     # also then everything that was started is ended
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
