@@ -21,7 +21,7 @@ from llmsvc.backend import answers, bodies, bounded, budget
 from llmsvc.backend.answers import Events, Message, Receive, Scope, Send
 from llmsvc.backend.bodies import Request
 from llmsvc.backend.dialects import Answer, routes
-from llmsvc.backend.dialects.routes import COUNTS, ROUTES
+from llmsvc.backend.dialects.routes import COUNTS, EXTRAS, PUBLIC, ROUTES
 from llmsvc.backend.engines import Engine
 from llmsvc.backend.jobs import Job, Jobs
 from llmsvc.backend.problem import ApiError, bad
@@ -49,11 +49,10 @@ class Adapter:
         self._load_seconds = round(load_seconds, 3)
         self._max_body_bytes = max_body_bytes
         self._slots = asyncio.Semaphore(engine.slots)
-        self._extras: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
-            "/extras/tokenize": self._tokenize,
-            "/extras/tokenize/count": self._count,
-            "/extras/detokenize": self._detokenize,
-        }
+        answering = (self._tokenize, self._count, self._detokenize)
+        self._extras: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = dict(
+            zip(EXTRAS, answering, strict=True)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
@@ -82,7 +81,7 @@ class Adapter:
         method, path = scope["method"], scope["path"]
         cancels = path.removeprefix("/cancel/") if path.startswith("/cancel/") else None
         finishes = path.removeprefix("/finish/") if path.startswith("/finish/") else None
-        known = path in ROUTES or path in COUNTS or path in self._extras or cancels or finishes
+        known = path in PUBLIC or cancels or finishes
         if path == "/health" and method in ("GET", "HEAD"):
             await answers.send_json(send, 200, self.health(), request_id)
         elif method != "POST" and (known or path == "/health"):

@@ -62,6 +62,7 @@ class SingleKey:
             await self._adapter(scope, receive, send)
             return
         request_id = str(uuid.uuid4())
+        send = _named_for(scope["path"], send)
         try:
             await self._outside(scope, receive, send, request_id)
         except ApiError as error:
@@ -82,7 +83,8 @@ class SingleKey:
             if path.removeprefix("/v1/models/") not in (self._model()["id"], "current"):
                 raise ApiError(404, "this model is not loaded", param="model", code="model_not_found")
             await send_json(send, 200, self._model(), request_id)
-        elif path.startswith("/cancel/"):
+        elif path not in routes.PUBLIC:
+            # /cancel and /finish are for a proxy, who names the requests itself
             raise ApiError(404, "there is no such path", code="not_found")
         else:
             stream = _Stream(receive, send)
@@ -112,6 +114,21 @@ class SingleKey:
             "created_at": datetime.datetime.fromtimestamp(self._created, datetime.timezone.utc).isoformat(),
             "capabilities": health["capabilities"],
         }
+
+
+def _named_for(path: str, send: Send) -> Send:
+    """Sends the request's id by the name that the clients of a path look for, too."""
+    if not routes.of(path).x_api_key:
+        return send
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = message["headers"]
+            known = [(b"request-id", value) for name, value in headers if name == b"x-request-id"]
+            message = {**message, "headers": [*headers, *known]}
+        await send(message)
+
+    return sending
 
 
 class _Stream:

@@ -111,7 +111,48 @@ def test_anthropics_sdk_shows_its_key_in_its_own_way(url):
 
 def test_what_is_only_for_the_machine_itself_is_not_there(url):
     headers = {"authorization": f"Bearer {KEY}"}
-    assert httpx.post(f"{url}/cancel/x", headers=headers, trust_env=False).status_code == 404
+    hurried = {**headers, "x-request-id": "mine"}
+    with httpx.stream(
+        "POST",
+        f"{url}/v1/chat/completions",
+        headers=hurried,
+        json={**CHAT, "max_tokens": 60, "stream": True},
+        trust_env=False,
+    ) as running:
+        lines = running.iter_lines()
+        next(lines)
+        for command in ("cancel", "finish"):
+            for path in (f"/{command}/mine", f"/{command}/", f"/{command}"):
+                got = httpx.post(url + path, headers=headers, trust_env=False)
+                assert (got.status_code, got.json()["error"]["code"]) == (404, "not_found")
+        # nobody has ended it
+        assert len([line for line in lines if '"content":' in line]) > 20
+    for path in ("/docs", "/openapi.json", "/v1/engines", "/props", "/slots", "/metrics"):
+        assert httpx.get(url + path, headers=headers, trust_env=False).status_code == 404
+
+
+def test_anthropics_paths_name_the_request_in_the_header_that_its_sdk_reads(url):
+    headers = {"x-api-key": KEY}
+    for path, body in (
+        ("/v1/messages", CHAT),
+        ("/v1/messages", {**CHAT, "stream": True}),
+        ("/v1/messages", {}),
+        ("/v1/messages/count_tokens", CHAT),
+    ):
+        got = httpx.post(url + path, headers=headers, json=body, trust_env=False)
+        assert got.headers["request-id"] == got.headers["x-request-id"], got.text
+        if got.status_code == 400:
+            assert got.json()["request_id"] == got.headers["request-id"]
+    refused = httpx.post(f"{url}/v1/messages", json=CHAT, trust_env=False)
+    assert refused.status_code == 401
+    assert refused.json()["request_id"] == refused.headers["request-id"]
+    other = httpx.post(
+        f"{url}/v1/chat/completions",
+        headers={"authorization": f"Bearer {KEY}"},
+        json=CHAT,
+        trust_env=False,
+    )
+    assert "request-id" not in other.headers
 
 
 def test_the_unix_socket_needs_no_key(backend):

@@ -22,6 +22,12 @@ COUNTS: dict[str, Counting] = {
 }
 """Those that need of the model only its vocabulary and template."""
 
+EXTRAS = ("/extras/tokenize", "/extras/tokenize/count", "/extras/detokenize")
+"""Those of llama_cpp.server's that need only the vocabulary."""
+
+PUBLIC = frozenset({*ROUTES, *COUNTS, *EXTRAS})
+"""All that users may ask for; the others are between proxy and backend."""
+
 _OTHERS = OpenAI(bodies.chat)
 
 
