@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import re
+import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,7 +21,7 @@ from typing import Any
 from llmsvc.backend import answers, bodies, bounded, budget
 from llmsvc.backend.answers import Events, Message, Receive, Scope, Send
 from llmsvc.backend.bodies import Request
-from llmsvc.backend.dialects import Answer, routes
+from llmsvc.backend.dialects import Answer, routes, truncation
 from llmsvc.backend.dialects.routes import COUNTS, EXTRAS, PUBLIC, ROUTES
 from llmsvc.backend.engines import Engine
 from llmsvc.backend.jobs import Job, Jobs
@@ -153,11 +154,26 @@ class Adapter:
         """Counts the tokens of a chat's prompt, beside whatever the model does."""
         leaving = asyncio.create_task(_cancel_when_left(receive, job))
         try:
-            return await self._engine.count(await self._prepared(request, job))
+            task = await self._prepared(request, job, time.monotonic() + PREPARE_SECONDS)
+            return await self._counted(task, job)
         except Exception as error:  # as in _produce()
             raise self._explain(job, error) from None
         finally:
             leaving.cancel()
+
+    async def _counted(self, task: object, job: Job) -> int:
+        """The tokens of a prompt, for as long as they are wanted."""
+        counting = asyncio.ensure_future(self._engine.count(task))
+        unwanted = asyncio.ensure_future(job.unwanted.wait())
+        try:
+            await asyncio.wait({counting, unwanted}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            unwanted.cancel()
+            if not counting.done():
+                counting.cancel()
+                await asyncio.wait({counting})
+        job.check()
+        return counting.result()
 
     async def _generate(
         self, request: Request, job: Job, answer: Answer, receive: Receive, send: Send
@@ -180,7 +196,7 @@ class Adapter:
         """Runs the request when its turn comes; the last thing in `events` is None or what went wrong."""
         problem: ApiError | None = None
         try:
-            job.task = await self._prepared(request, job)
+            request, job.task = await self._fitted(request, job)
             budget.check(job)
             async with self._turn(job):
                 await self._engine.run(request, job, events)
@@ -208,13 +224,27 @@ class Adapter:
         finally:
             self._slots.release()
 
-    async def _prepared(self, request: Request, job: Job) -> object:
+    async def _fitted(self, request: Request, job: Job) -> tuple[Request, object]:
+        """The request, made shorter where it may and must be, and what _prepared() makes of it."""
+        end = time.monotonic() + PREPARE_SECONDS
+        if request.conversation is None:
+            return request, await self._prepared(request, job, end)
+        return await truncation.fitted(
+            request,
+            self._engine.facts.n_ctx,
+            lambda shorter: self._prepared(shorter, job, end),
+            lambda task: self._counted(task, job),
+        )
+
+    async def _prepared(self, request: Request, job: Job, end: float) -> object:
         """What takes time and needs the model's vocabulary and template, but not its turn.
 
+        :param end: when it must be done, by time.monotonic()
         :raises ApiError: 400, what the model cannot serve as it is
         """
+        left = max(end - time.monotonic(), 0.0)
         try:
-            return await bounded.run(lambda: self._engine.plan(request), job.unwanted, PREPARE_SECONDS)
+            return await bounded.run(lambda: self._engine.plan(request), job.unwanted, left)
         except bounded.EndedError:
             job.check()
             raise bad("the chat template takes too long over these messages", "messages") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmsvc.backend import fields, messages, sampling, thinking, tools
 from llmsvc.backend.capabilities import CAPABILITIES, lacking
@@ -17,6 +17,9 @@ from llmsvc.backend.schemas import safe
 from llmsvc.backend.thinking import Thinking
 from llmsvc.backend.tools import Tools
 from llmsvc.backend.vocabulary import MARK
+
+if TYPE_CHECKING:
+    from llmsvc.backend.dialects.truncation import Conversation
 
 MAX_TOP_LOGPROBS = 20
 MAX_LOGPROBS = 5
@@ -100,6 +103,8 @@ class Request:
     """Whether Job.stopped_by must be known, which costs some engines something."""
     only_counted: bool = False
     """Whether its prompt's tokens are only to be counted; they may be more than there is room for."""
+    conversation: Conversation | None = None
+    """What the messages were made of, where the oldest of them may be left out."""
 
     @property
     def stream(self) -> bool:

@@ -18,6 +18,8 @@ from tests.engine.test_thinking import TEMPLATE as THINKING
 from tests.engine.test_tools import MESSAGES, SHOW, TEMPLATES, TOOL, TURNS
 
 PATH = "/v1/responses"
+SMALL = 512
+"""Tokens of context."""
 FLAT: Any = {"type": "function", "strict": False, **TOOL["function"]}
 ASKED = "The weather in Paris?"
 SCHEMA = {
@@ -37,8 +39,8 @@ def sdk(backend: Backend) -> openai.OpenAI:
     return openai.OpenAI(base_url="http://backend/v1", api_key="none", http_client=http, max_retries=0)
 
 
-def started(start_shared, file) -> Backend:
-    backend = start_shared(f"MODEL={file}\nN_THREADS=1\nN_CTX=2048\n")
+def started(start_shared, file, n_ctx=2048) -> Backend:
+    backend = start_shared(f"MODEL={file}\nN_THREADS=1\nN_CTX={n_ctx}\n")
     backend.wait_for("READY=1")
     return backend
 
@@ -55,6 +57,17 @@ def caller(models, tmp_path_factory, start_shared):
     template = SHOW + TURNS.replace("CALL", call) + MESSAGES.replace("HISTORY", history)
     file = with_template(models / "smollm2.gguf", tmp_path_factory.mktemp("gguf") / "x.gguf", template)
     backend = started(start_shared, file)
+    yield backend
+    assert backend.output == ""
+
+
+@pytest.fixture(scope="module")
+def small(models, tmp_path_factory, start_shared):
+    """One with little context, that shows tools to the model."""
+    _, history = TEMPLATES["hermes"]
+    template = SHOW + MESSAGES.replace("HISTORY", history)
+    file = with_template(models / "smollm2.gguf", tmp_path_factory.mktemp("gguf") / "x.gguf", template)
+    backend = started(start_shared, file, SMALL)
     yield backend
     assert backend.output == ""
 
@@ -182,6 +195,38 @@ def test_tokens_are_counted_beforehand(client, caller):
     with pytest.raises(openai.BadRequestError) as raised:
         client.responses.input_tokens.count(model="current", input=[])
     assert raised.value.param == "input"
+
+
+def test_a_conversation_that_is_too_long_loses_its_oldest_turns_where_the_client_says_so(small):
+    old = "The sea is wide and the ship is small. " * 4
+    talk: list[Any] = []
+    for turn in range(30):
+        talk += [{"role": "user", "content": f"{turn}: {old}"}, {"role": "assistant", "content": "Yes."}]
+    talk += [
+        {"role": "user", "content": "The weather?"},
+        {"type": "function_call", "call_id": "c", "name": "get_weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "Sunny"},
+    ]
+    asked: dict[str, Any] = {"input": talk, "instructions": "Be kind.", "tools": [FLAT]}
+    with sdk(small) as client:
+        for fields in ({}, {"truncation": "disabled"}):
+            with pytest.raises(openai.BadRequestError) as raised:
+                create(client, **asked, **fields)
+            assert raised.value.code == "context_length_exceeded"
+        counted = client.responses.input_tokens.count(model="current", truncation="auto", **asked)
+        assert counted.input_tokens > SMALL, "what would be too long, before anything is left out"
+        for stream in (False, True):
+            made = create(client, **asked, truncation="auto", stream=stream)
+            response = checked(list(made)) if stream else strict(made)
+            assert response.truncation == "auto" and response.output
+            # of the context, what the answer may take is kept free
+            assert SMALL - 8 - 80 < response.usage.input_tokens <= SMALL - 8
+        short = create(client, **{**asked, "input": talk[-3:]}, truncation="auto")
+        plain = create(client, **{**asked, "input": talk[-3:]})
+        assert short.usage.input_tokens == plain.usage.input_tokens
+        with pytest.raises(openai.BadRequestError) as raised:
+            create(client, input=[*talk, {"role": "user", "content": old * 30}], truncation="auto")
+        assert raised.value.code == "context_length_exceeded"
 
 
 def test_json(client):
@@ -360,7 +405,7 @@ def test_what_is_allowed_and_does_nothing(smollm2):
     assert answer.status_code == 200, answer.text
     told = answer.json()
     assert (told["truncation"], told["parallel_tool_calls"], told["prompt_cache_key"]) == (
-        "disabled",
+        "auto",
         False,
         "k",
     )

@@ -24,7 +24,10 @@ class Turns:
             told = f"<system-reminder>\n{message['content']}\n</system-reminder>"
             message = {"role": "user", "content": told}
         if message["role"] != role or role == "tool":
-            self._messages.append(dict(message))
+            # the caller's own is not changed by what follows
+            self._messages.append(
+                {key: list(value) if key == "tool_calls" else value for key, value in message.items()}
+            )
             self._texts.append({key: [] for key in _JOINED if key in message})
         elif calls := message.get("tool_calls"):
             self._messages[-1].setdefault("tool_calls", []).extend(calls)

@@ -204,7 +204,8 @@ class Engine:
         """See engines.Engine."""
         try:
             async with self._renewal.using():
-                answer = await self._http.json("POST", "/v1/chat/completions/input_tokens", task.body)
+                counting = self._http.json("POST", "/v1/chat/completions/input_tokens", task.body)
+                answer = await self._renewal.rendering(counting)
         except RefusedError as error:
             raise explained(error, self.facts.n_ctx, chat=True) from None
         return int(answer["input_tokens"])

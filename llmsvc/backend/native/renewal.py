@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from llmsvc.backend.jobs import Job
-from llmsvc.backend.problem import bad
+from llmsvc.backend.problem import ApiError, bad
 
 _RENDER_SECONDS = 20.0
 _UNWANTED_SECONDS = 5.0
 """Of a request that was cancelled meanwhile; most templates take milliseconds."""
 
 Events = AsyncGenerator[dict[str, Any], None]
+Result = TypeVar("Result")
 
 
 class Renewal:
@@ -67,7 +68,7 @@ class Renewal:
                 await asyncio.wait({begun}, timeout=_RENDER_SECONDS)
                 if not begun.done() and not await rendered():
                     self._renew()
-                    raise bad("the chat template takes too long over these messages", "messages")
+                    raise _endless()
             return begun.result()
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and not begun.done() and not await rendered():
@@ -75,6 +76,30 @@ class Renewal:
             else:
                 await _close(begun, events)
             raise
+
+    async def rendering(self, answer: Coroutine[Any, Any, Result]) -> Result:
+        """The answer to a request for which the server does little but render.
+
+        :raises ApiError: 400, the template does not end
+        """
+        work = asyncio.ensure_future(answer)
+        try:
+            await asyncio.wait({work}, timeout=_RENDER_SECONDS)
+        except asyncio.CancelledError:
+            self._do(self._see_end(work))
+            raise
+        if not work.done():
+            self._renew()
+            await _drop(work)
+            raise _endless()
+        return work.result()
+
+    async def _see_end(self, work: asyncio.Future[Any]) -> None:
+        """As _watch(), of what rendering() has left."""
+        await asyncio.wait({work}, timeout=_UNWANTED_SECONDS)
+        if not work.done():
+            self._renew()
+        await _drop(work)
 
     async def _watch(self, begun: asyncio.Future[Any], events: Events) -> None:
         """Sees to a request that was cancelled while its template was at work."""
@@ -112,6 +137,17 @@ async def _next(events: Events) -> dict[str, Any] | None:
 
 
 async def _close(begun: asyncio.Future[Any], events: Events) -> None:
-    begun.cancel()
-    await asyncio.wait({begun})
+    await _drop(begun)
     await events.aclose()
+
+
+async def _drop(work: asyncio.Future[Any]) -> None:
+    """Nobody wants its result, or its failure."""
+    work.cancel()
+    await asyncio.wait({work})
+    if not work.cancelled():
+        work.exception()
+
+
+def _endless() -> ApiError:
+    return bad("the chat template takes too long over these messages", "messages")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from llmsvc.backend.dialects.responses import objects, request
+from llmsvc.backend.dialects.responses import conversation, objects, request
+from llmsvc.backend.dialects.truncation import Conversation
 from llmsvc.backend.problem import ApiError, bad
 
 
 def messages(*items, **fields):
-    return request.chat({"input": list(items), **fields})["messages"]
+    return of({"input": list(items), **fields})
+
+
+def of(body):
+    return Conversation(conversation.pieces(body)).without(0)
 
 
 def user(text):
@@ -60,7 +65,7 @@ def test_turns_of_one_side_are_one_and_instructions_only_at_the_beginning():
 
 
 def test_instructions_alone_are_enough():
-    assert request.chat({"instructions": "Say hi"})["messages"] == [{"role": "system", "content": "Say hi"}]
+    assert of({"instructions": "Say hi"}) == [{"role": "system", "content": "Say hi"}]
 
 
 def test_fields_have_the_chats_names():
@@ -72,7 +77,6 @@ def test_fields_have_the_chats_names():
             "store": True, "unknown": 1,
         }
     )  # fmt: skip
-    del made["messages"]
     assert made == {
         "max_tokens": 5, "temperature": 0, "seed": 1, "reasoning_effort": "low",
         "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},

@@ -10,8 +10,9 @@ from typing import Any
 
 from llmsvc.backend import bodies
 from llmsvc.backend.bodies import Model, Request
-from llmsvc.backend.dialects.responses import objects, request
+from llmsvc.backend.dialects.responses import conversation, objects, request
 from llmsvc.backend.dialects.responses.answer import Answer
+from llmsvc.backend.dialects.truncation import Conversation
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.problem import ApiError
 
@@ -23,7 +24,11 @@ class Responses:
 
     def request(self, body: dict[str, Any], model: Model) -> Request:
         """See Dialect."""
-        return bodies.chat(request.chat(body), model)
+        given, said = request.chat(body), Conversation(conversation.pieces(body))
+        truncates = request.truncates(body)
+        messages = said.without(said.fewest if truncates else 0)
+        made = bodies.chat({**given, "messages": messages}, model)
+        return dataclasses.replace(made, conversation=said) if truncates else made
 
     def answer(self, body: dict[str, Any], job: Job) -> Answer:
         """See Dialect."""
@@ -39,7 +44,9 @@ class Counting(Responses):
 
     def request(self, body: dict[str, Any], model: Model) -> Request:
         """See Dialect."""
-        made = super().request({**body, "max_output_tokens": 1, "stream": False}, model)
+        # all of it, so that a client learns what would be left out
+        body = {**body, "max_output_tokens": 1, "stream": False, "truncation": "disabled"}
+        made = super().request(body, model)
         return dataclasses.replace(made, only_counted=True)
 
     def counted(self, tokens: int) -> dict[str, Any]:

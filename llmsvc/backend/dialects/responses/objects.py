@@ -86,7 +86,7 @@ class Response:
             "tools": tools,
             "top_logprobs": body.get("top_logprobs", 0),
             "top_p": body.get("top_p"),
-            "truncation": "disabled",
+            "truncation": body.get("truncation", "disabled"),
             "user": body.get("user"),
             "metadata": body.get("metadata", {}),
         }
