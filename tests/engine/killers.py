@@ -285,9 +285,10 @@ _responses("10,000 items to leave out", {"truncation": "auto", **_items(
            *[{"role": role, "content": "x"} for role in ("user", "assistant")] * 5000,
            {"role": "user", "content": "word " * 5000})}, 400, "context_length_exceeded")  # fmt: skip
 _responses("a text of 4 MB to leave out", {"truncation": "auto", **_items(
-           {"role": "user", "content": "word " * 800_000}, {"role": "user", "content": "x"})}, 200)  # fmt: skip
-_responses("a text of 4 MB that must stay", {"truncation": "auto", "input": "word " * 800_000}, 400,
-           "context_length_exceeded")  # fmt: skip
+           {"role": "user", "content": "word " * 800_000}, {"role": "user", "content": "x"})},
+           200)  # fmt: skip
+_responses("a text of 4 MB that must stay", {"truncation": "auto", "input": "word " * 800_000},
+           400, "context_length_exceeded")  # fmt: skip
 _responses("a text of 4 MB", {"input": "word " * 800_000}, 400, "context_length_exceeded")
 _responses("a thought of 4 MB", _items(
     {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "word " * 800_000}]},

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from tests.engine.conftest import Backend
 from tests.engine.gguf_copy import with_template
 from tests.engine.test_cancel import begin, wait_busy
+from tests.engine.test_thinking import ANSWER, THOUGHT
+from tests.engine.test_thinking import TEMPLATE as SWITCHED
 from tests.engine.test_tools import MESSAGES as TURN
 from tests.engine.test_tools import SHOW, TEMPLATES, TURNS
 
@@ -154,7 +156,9 @@ def test_what_a_conversation_consists_of(client: anthropic.Anthropic, smollm2: B
     assert count(client, messages=[*HELLO, {"role": "assistant", "content": thought}, again]) == said
     accepted = {
         "metadata": {"user_id": "x"},
-        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        # what Claude Code sends to every model
+        "thinking": {"type": "adaptive"},
+        "output_config": {"effort": "high"},
         "service_tier": "auto",
         "top_k": 5,
         "top_p": 0.9,
@@ -253,6 +257,84 @@ def test_thoughts_are_blocks_of_their_own(start: Any, models: Any, tmp_path: Any
         assert create(client, messages=[*HELLO, *turns], max_tokens=1).content
 
 
+@pytest.fixture(scope="module")
+def thinker(start_shared: Any, models: Any, tmp_path_factory: Any) -> Iterator[anthropic.Anthropic]:
+    """A model that thinks, unless its template is told otherwise."""
+    file = with_template(models / "smollm2.gguf", tmp_path_factory.mktemp("gguf") / "x.gguf", SWITCHED)
+    backend = start_shared(f"MODEL={file}\nN_THREADS=1\nN_CTX=1024\n")
+    backend.wait_for("READY=1")
+    with sdk(backend) as client:
+        yield client
+    assert backend.output == ""
+
+
+OFF: Any = {"type": "disabled"}
+THINK: Any = {"messages": [{"role": "user", "content": "Think"}], "max_tokens": 40}
+
+
+@pytest.mark.engine("native")
+def test_thinking_is_as_long_as_the_client_says(thinker: anthropic.Anthropic) -> None:
+    def thought(**fields: Any) -> str:
+        whole = create(thinker, **THINK, **fields)
+        check_same(whole, streamed(thinker, **THINK, **fields)[1])
+        *thoughts, text = whole.content
+        assert text.text == ANSWER
+        return "".join(block.thinking for block in thoughts).strip()
+
+    for fields in ({}, {"thinking": {"type": "adaptive"}}):
+        assert thought(**fields) == THOUGHT
+    assert thought(thinking={"type": "enabled", "budget_tokens": 1024}) == THOUGHT
+    assert 0 < len(thought(thinking={"type": "enabled", "budget_tokens": 2})) < len(THOUGHT)
+    assert thought(thinking=OFF) == ""
+    fields = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+    assert count(thinker, messages=THINK["messages"], **fields) == create(thinker, **THINK).usage.input_tokens
+
+
+@pytest.mark.engine("native")
+def test_a_model_without_a_switch_is_kept_from_thinking_too(start: Any, models: Any, tmp_path: Any) -> None:
+    """As of DeepSeek R1: its answer begins with its thinking in any case."""
+    template = SWITCHED.replace("enable_thinking is defined and not enable_thinking", "false")
+    template = template.removesuffix("{% endif %}") + "<think>\n{% endif %}"
+    file = with_template(models / "smollm2.gguf", tmp_path / "x.gguf", template)
+    backend = start(f"MODEL={file}\nN_THREADS=1\nN_CTX=1024\n")
+    backend.wait_for("READY=1")
+    with sdk(backend) as client:
+        thought, text = create(client, **THINK).content
+        assert (thought.thinking.strip(), text.text.strip()) == (THOUGHT, ANSWER)
+        for made in (create(client, **THINK, thinking=OFF), streamed(client, **THINK, thinking=OFF)[1]):
+            assert [block.text.strip() for block in made.content] == [ANSWER]
+
+
+def test_thinking_can_be_switched_off_with_either_engine(thinker: anthropic.Anthropic) -> None:
+    whole = create(thinker, **THINK, thinking=OFF)
+    assert [block.text for block in whole.content] == [ANSWER]
+
+
+def test_thoughts_come_back_to_the_model(thinker: anthropic.Anthropic) -> None:
+    def tokens(*blocks: Any) -> int:
+        turns: Any = [*HELLO, {"role": "assistant", "content": list(blocks)}, *HELLO]
+        return count(thinker, messages=turns)
+
+    said, thought = (
+        {"type": "text", "text": "Hello."},
+        {"type": "thinking", "thinking": "So.", "signature": ""},
+    )
+    assert tokens(said) + 3 < tokens(thought, said)
+
+
+def test_a_model_that_cannot_think_is_not_made_to(
+    client: anthropic.Anthropic, thinker: anthropic.Anthropic, engine: str
+) -> None:
+    wanted: Any = {"type": "enabled", "budget_tokens": 1024}
+    for backend in (client, thinker) if engine == "llama-cpp-python" else (client,):
+        for ask in (create, count):
+            with pytest.raises(
+                anthropic.BadRequestError, match=r"thinking\.budget_tokens: .*ENGINE=native"
+            ) as said:
+                ask(backend, thinking=wanted)
+            assert said.value.error_code == "reasoning_not_supported"
+
+
 def one(block: dict[str, Any], role: str = "user") -> dict[str, Any]:
     return {"messages": [{"role": role, "content": [block]}]}
 
@@ -289,6 +371,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [PAINT], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice"),
     ({"tools": [PAINT], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
     ({"thinking": 7}, "thinking"),
+    ({"thinking": {}}, "thinking"),
+    ({"thinking": {"type": "much"}}, "thinking"),
+    ({"thinking": {"type": []}}, "thinking"),
+    ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+    ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "thinking.budget_tokens"),
+    ({"thinking": {"type": "enabled", "budget_tokens": "9"}}, "thinking.budget_tokens"),
+    ({"thinking": {"type": "enabled", "budget_tokens": 10**12}}, "thinking.budget_tokens"),
+    ({"output_config": {"effort": "some"}}, "output_config.effort"),
+    ({"output_config": {"effort": 7}}, "output_config.effort"),
     ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
     ({"output_config": {"format": {"type": "json_schema", "schema": 7}}}, "output_config.format.schema"),
     ({"model": 7}, "model"),

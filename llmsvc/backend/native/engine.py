@@ -113,14 +113,16 @@ class Engine:
             n_layers=n_layers,
         )
         apart = not settings.only_reads and settings["REASONING_FORMAT"] != "none"
+        caps = props["chat_template_caps"]
+        thinks = await template.thinking(self._http, caps) if apart else template.Thinking(False, False)
         self.model = Model(
             name=settings.name,
             file=settings.model.name,
             n_vocab=meta["n_vocab"],
             embedding=settings["EMBEDDING"],
             ranks=settings["RERANK"],
-            can_call=bool(props["chat_template_caps"].get("supports_tools")),
-            thinks=apart and await template.thinks(self._http, props["chat_template_caps"]),
+            can_call=bool(caps.get("supports_tools")),
+            thinks=apart and thinks.known,
             can_fill=self._filler is not None,
         )
         vocabulary = template.vocabulary(settings.model, props.get("chat_template") or "")
@@ -136,6 +138,7 @@ class Engine:
             self.facts.n_ctx,
             self.model.can_call,
             calls.syntax_of(props.get("chat_template") or ""),
+            fewest_thoughts=int(thinks.open),
         )
 
     def self_test(self) -> None:

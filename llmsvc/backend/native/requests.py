@@ -56,6 +56,9 @@ class Planner:
     can_call: bool
     syntax: Syntax | None
     """How its template writes calls; None where that is none of ours."""
+    fewest_thoughts: int = 0
+    """The least budget of tokens for thinking. With none for what the prompt has begun already, the rest of
+    the mark before it would be taken for a thought."""
 
     def plan(self, request: Request) -> Task:
         """The task of a request.
@@ -126,7 +129,7 @@ class Planner:
         for message in body["messages"]:
             for call in message.get("tool_calls", []):
                 call["function"]["arguments"] = _dumped(call["function"]["arguments"])
-        body |= _of_thinking(request.thinking)
+        body |= _of_thinking(request.thinking, self.fewest_thoughts)
         if request.logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": max(request.logprobs, 1)}
         return Task("/v1/chat/completions", body, fingerprints(map(json.dumps, [*shown, *messages])))
@@ -150,12 +153,12 @@ class Planner:
         task.body["response_format"] = _form(schema)
 
 
-def _of_thinking(thinking: Thinking) -> dict[str, Any]:
+def _of_thinking(thinking: Thinking, fewest: int) -> dict[str, Any]:
     form = None if thinking.apart is None else "deepseek" if thinking.apart else "none"
     found = {
         "chat_template_kwargs": thinking.template_arguments or None,
         "reasoning_effort": thinking.effort,
-        "thinking_budget_tokens": thinking.tokens,
+        "thinking_budget_tokens": None if thinking.tokens is None else max(thinking.tokens, fewest),
         "reasoning_format": form,
     }
     return {key: value for key, value in found.items() if value is not None}

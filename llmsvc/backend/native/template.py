@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,23 @@ _THINKING = re.compile(r"think(ing)?[>\]]\s*\Z", re.I)
 """The end of a prompt whose answer begins with its thinking in any case."""
 
 
-async def thinks(http: Http, caps: dict[str, Any]) -> bool:
-    """Whether the model was taught to think before it answers: llama.cpp's server knows it, but does not say.
+@dataclasses.dataclass(frozen=True)
+class Thinking:
+    """What a template tells of it.
+
+    :param known: whether the model was taught to think before it answers
+    :param open: whether its answers begin with that in any case: the mark before it stands in the prompt
+    """
+
+    known: bool
+    open: bool
+
+
+async def thinking(http: Http, caps: dict[str, Any]) -> Thinking:
+    """What llama.cpp's server knows of it, but does not say.
 
     :param caps: what it says of the template
     """
-    if caps.get("supports_preserve_reasoning") or caps.get("supports_reasoning_effort"):
-        return True
     prompts: list[str] = []
     for enabled in (True, False):
         body = {
@@ -30,7 +41,9 @@ async def thinks(http: Http, caps: dict[str, Any]) -> bool:
         }
         with contextlib.suppress(RefusedError):
             prompts.append((await http.json("POST", "/apply-template", body))["prompt"])
-    return len(set(prompts)) > 1 or any(_THINKING.search(prompt) for prompt in prompts)
+    begun = [bool(_THINKING.search(prompt)) for prompt in prompts]
+    told = bool(caps.get("supports_preserve_reasoning") or caps.get("supports_reasoning_effort"))
+    return Thinking(told or len(set(prompts)) > 1 or any(begun), bool(begun) and all(begun))
 
 
 def vocabulary(model: Path, template: str) -> Vocabulary:

@@ -70,7 +70,7 @@ def result(content: object, identity: str = "a", **more: object) -> dict[str, An
                     [{"type": "thinking", "thinking": "h"}, {"type": "redacted_thinking"}, text("x")],
                 )
             ],
-            [{"role": "assistant", "content": "x"}],
+            [{"role": "assistant", "content": "x", "reasoning_content": "h"}],
         ),
         ([("user", [])], [{"role": "user", "content": ""}]),
         # the system speaks first, or in the user's turn
@@ -89,7 +89,7 @@ def result(content: object, identity: str = "a", **more: object) -> dict[str, An
 )
 def test_messages(messages: Any, chat: Any) -> None:
     given_ = [{"role": role, "content": content} for role, content in messages]
-    assert request.chat({"messages": given_})["messages"] == chat
+    assert request.chat({"messages": given_}, thinks=False)["messages"] == chat
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,37 @@ def test_messages(messages: Any, chat: Any) -> None:
 )
 def test_tools(choice: Any, made: Any) -> None:
     body = {"messages": [{"role": "user", "content": "x"}], "tools": [TOOL], "tool_choice": choice}
-    out = request.chat(body)
+    out = request.chat(body, thinks=False)
     function = {"name": "f", "description": "d", "parameters": {"type": "object"}}
     assert out["tools"] == [{"type": "function", "function": function}]
     assert {key: out[key] for key in out if key not in ("tools", "messages")} == made
+
+
+ON = {"chat_template_kwargs": {"enable_thinking": True}, "thinking_budget_tokens": 2000}
+OFF = {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+@pytest.mark.parametrize(
+    ("thinks", "given_", "made"),
+    [
+        (True, {}, {}),
+        (True, {"thinking": {"type": "adaptive"}}, {}),
+        (False, {"thinking": {"type": "adaptive", "display": "omitted"}}, {}),
+        (True, {"thinking": {"type": "enabled", "budget_tokens": 2000}}, ON),
+        # which the chat refuses
+        (False, {"thinking": {"type": "enabled", "budget_tokens": 2000}}, ON),
+        (True, {"thinking": {"type": "disabled"}}, {**OFF, "thinking_budget_tokens": 0}),
+        (False, {"thinking": {"type": "disabled"}}, OFF),
+        (False, {"output_config": {"effort": "low"}}, {"reasoning_effort": "low"}),
+        (True, {"output_config": {"effort": "max"}}, {"reasoning_effort": "xhigh"}),
+        (True, {"output_config": {"effort": None}}, {}),
+    ],
+)
+def test_thinking(thinks: bool, given_: Any, made: Any) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], **given_}
+    out = request.chat(body, thinks=thinks)
+    del out["messages"]
+    assert out == made
 
 
 JSON = st.recursive(
@@ -137,9 +164,10 @@ BODY = st.fixed_dictionaries(
         "tools": st.lists(st.just(TOOL) | JSON, max_size=2) | JSON,
         "tool_choice": st.fixed_dictionaries({"type": st.sampled_from(["auto", "any", "tool"])}) | JSON,
         "stop_sequences": st.lists(st.text(min_size=1), max_size=2) | JSON,
-        "thinking": JSON,
+        "thinking": JSON
+        | st.fixed_dictionaries({"type": st.sampled_from(["enabled", "adaptive"]), "budget_tokens": JSON}),
         "metadata": JSON,
-        "output_config": st.fixed_dictionaries({"format": JSON}) | JSON,
+        "output_config": st.fixed_dictionaries({}, optional={"format": JSON, "effort": JSON}) | JSON,
         "stream": JSON,
     },
 )  # fmt: skip

@@ -22,7 +22,7 @@ class Anthropic:
         """See Dialect."""
         if "max_tokens" not in body:
             raise bad("is required", "max_tokens")
-        made = bodies.chat(request.chat(body), model)
+        made = bodies.chat(request.chat(body, thinks=model.thinks), model)
         return dataclasses.replace(made, tells_stop=True)
 
     def answer(self, body: dict[str, Any], job: Job) -> Answer:
@@ -39,7 +39,8 @@ class Counting(Anthropic):
 
     def request(self, body: dict[str, Any], model: Model) -> Request:
         """See Dialect."""
-        made = bodies.chat(request.chat({**body, "max_tokens": 1, "stream": False}), model)
+        body = {**body, "max_tokens": 1, "stream": False}
+        made = bodies.chat(request.chat(body, thinks=model.thinks), model)
         return dataclasses.replace(made, only_counted=True)
 
     def counted(self, tokens: int) -> dict[str, Any]:

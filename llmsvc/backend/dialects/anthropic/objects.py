@@ -20,6 +20,7 @@ _OURS = (
     (re.compile(r"^(tools\.\d+)\.function\.parameters"), r"\1.input_schema"),
     (re.compile(r"^(tools\.\d+)\.function"), r"\1"),
     (re.compile(r"^stop$"), "stop_sequences"),
+    (re.compile(r"^thinking_budget_tokens$"), "thinking.budget_tokens"),
     (re.compile(r"^response_format.*"), "output_config.format.schema"),
 )
 """From the chat's names of fields to Anthropic's."""

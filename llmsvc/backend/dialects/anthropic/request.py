@@ -10,20 +10,20 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from llmsvc.backend.dialects.anthropic import thinking
 from llmsvc.backend.dialects.turns import Turns
 from llmsvc.backend.problem import ApiError, bad
 
 _SAME = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream")
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-_LEFT_OUT = ("thinking", "redacted_thinking")
-"""What chat templates leave out of past turns themselves."""
 _BILLING = "x-anthropic-billing-header:"
 """A block of Claude Code's that differs in each request, so that no prompt would begin as the one before."""
 
 
-def chat(body: dict[str, Any]) -> dict[str, Any]:
+def chat(body: dict[str, Any], *, thinks: bool) -> dict[str, Any]:
     """The chat's body; unknown fields are left out, as are those that ask for nothing here.
 
+    :param thinks: see thinking.chat()
     :raises ApiError: 400 with the place of what is wrong, as `messages.2.content.0`
     """
     out = {name: body[name] for name in _SAME if name in body}
@@ -44,6 +44,7 @@ def chat(body: dict[str, Any]) -> dict[str, Any]:
     for name in ("thinking", "metadata", "output_config"):
         if not isinstance(body.get(name, {}), dict):
             raise bad("must be an object", name)
+    out |= thinking.chat(body, thinks=thinks)
     form = body.get("output_config", {}).get("format") or body.get("output_format")
     if form is not None:
         out["response_format"] = _form(form)
@@ -91,10 +92,13 @@ def _user(content: object, place: str) -> Iterator[dict[str, Any]]:
 
 
 def _assistant(content: object, place: str) -> dict[str, Any]:
-    texts, calls = [], []
+    texts, calls, thoughts = [], [], []
     for block, at in _blocks(content, place):
         if block["type"] == "text":
             texts.append(_string(block, "text", at))
+        elif block["type"] == "thinking":
+            # templates show the model what it has thought since the user's last message, and nothing before
+            thoughts.append(_string(block, "thinking", at))
         elif block["type"] == "tool_use":
             given = block.get("input")
             if not isinstance(given, dict):
@@ -104,9 +108,11 @@ def _assistant(content: object, place: str) -> dict[str, Any]:
                 "arguments": json.dumps(given, ensure_ascii=False),
             }
             calls.append({"id": _string(block, "id", at), "type": "function", "function": function})
-        elif block["type"] not in _LEFT_OUT:
+        elif block["type"] != "redacted_thinking":
             raise _unreadable(at)
     out: dict[str, Any] = {"role": "assistant", "content": "\n".join(texts)}
+    if thoughts:
+        out["reasoning_content"] = "\n".join(thoughts)
     return {**out, "tool_calls": calls} if calls else out
 
 
