@@ -32,6 +32,7 @@ HEADERS = {True: b"text/event-stream; charset=utf-8", False: b"application/json"
 
 MESSAGES = "/v1/messages"
 RESPONSES = "/v1/responses"
+COUNTS = (f"{MESSAGES}/count_tokens", f"{RESPONSES}/input_tokens")
 
 
 class Mock:
@@ -43,7 +44,8 @@ class Mock:
         self.stopping = False
         self.finishing: set[str] = set()
         self.log: Path | None = None
-        self.seen = {"requests": 0, "peak": 0, "bodies": [], "headers": []}
+        self.seen = {"requests": 0, "peak": 0, "counting_peak": 0, "bodies": [], "headers": []}
+        self.counting = 0
         self.cancelled: set[str] = set()
         """Requests that were cancelled, by word or by a closed connection, or both."""
         self.served: list[str] = []
@@ -140,6 +142,9 @@ class Mock:
     async def generate(self, request_id: str, path: str, body: dict[str, Any], send, budget: int) -> None:
         usage = {"prompt_tokens": prompt_tokens(body), "completion_tokens": 0}
         try:
+            if path in COUNTS:
+                await self.count(body, send, usage)
+                return
             async with self.free:
                 self.served.append(body.get("user", ""))
                 await self._generate(request_id, path, body, send, usage, budget)
@@ -170,13 +175,20 @@ class Mock:
             while len(self.finished) > 100:
                 self.finished.popitem(last=False)
 
+    async def count(self, body: dict[str, Any], send, usage: dict[str, int]) -> None:
+        """Beside whatever is generated."""
+        self.counting += 1
+        self.seen["counting_peak"] = max(self.seen["counting_peak"], self.counting)
+        try:
+            await asyncio.sleep(body.get("mock", {}).get("silent", 0))
+            await answer(send, 200, {"input_tokens": usage["prompt_tokens"]})
+        finally:
+            self.counting -= 1
+
     async def _generate(
         self, request_id: str, path: str, body: dict[str, Any], send, usage: dict[str, int], budget: int
     ) -> None:
         steer = body.get("mock", {})
-        if path in (f"{MESSAGES}/count_tokens", f"{RESPONSES}/input_tokens"):
-            await answer(send, 200, {"input_tokens": usage["prompt_tokens"]})
-            return
         if path == "/v1/rerank":
             # a reranker reads the query with each document
             texts = [str(document) for document in body.get("documents") or []]

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 PREPARE_SECONDS = 20.0
 """A request whose prompt is not made after so long is refused."""
 
+COUNTS_AT_ONCE = 2
+"""Requests that only count tokens run beside the model; more of them would take its processors from it."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
 _CANCELLED = {
     "cancel": (499, "the request was cancelled", "request_cancelled"),
@@ -50,6 +53,7 @@ class Adapter:
         self._load_seconds = round(load_seconds, 3)
         self._max_body_bytes = max_body_bytes
         self._slots = asyncio.Semaphore(engine.slots)
+        self._counts = asyncio.Semaphore(COUNTS_AT_ONCE)
         answering = (self._tokenize, self._count, self._detokenize)
         self._extras: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = dict(
             zip(EXTRAS, answering, strict=True)
@@ -105,7 +109,9 @@ class Adapter:
             await answers.send_json(send, 200, told, request_id)
         elif path in self._extras:
             body = bodies.parse(await answers.read_body(receive, self._max_body_bytes))
-            await answers.send_json(send, 200, await self._extras[path](body), request_id)
+            async with self._counts:
+                told = await self._extras[path](body)
+            await answers.send_json(send, 200, told, request_id)
         else:
             raise ApiError(404, "there is no such path", code="not_found")
 
@@ -154,8 +160,9 @@ class Adapter:
         """Counts the tokens of a chat's prompt, beside whatever the model does."""
         leaving = asyncio.create_task(_cancel_when_left(receive, job))
         try:
-            task = await self._prepared(request, job, time.monotonic() + PREPARE_SECONDS)
-            return await self._counted(task, job)
+            async with self._turn(job, self._counts):
+                task = await self._prepared(request, job, time.monotonic() + PREPARE_SECONDS)
+                return await self._counted(task, job)
         except Exception as error:  # as in _produce()
             raise self._explain(job, error) from None
         finally:
@@ -198,7 +205,7 @@ class Adapter:
         try:
             request, job.task = await self._fitted(request, job)
             budget.check(job)
-            async with self._turn(job):
+            async with self._turn(job, self._slots):
                 await self._engine.run(request, job, events)
         except Exception as error:  # whatever it raises, its client gets an answer and others the slot
             problem = self._explain(job, job.failure or error)
@@ -209,9 +216,9 @@ class Adapter:
             events.put_nowait(problem)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, job: Job) -> AsyncIterator[None]:
-        """Waits for the model, as long as the job is wanted."""
-        turn = asyncio.ensure_future(self._slots.acquire())
+    async def _turn(self, job: Job, turns: asyncio.Semaphore) -> AsyncIterator[None]:
+        """Waits for one of the turns, as long as the job is wanted."""
+        turn = asyncio.ensure_future(turns.acquire())
         unwanted = asyncio.ensure_future(job.unwanted.wait())
         await asyncio.wait({turn, unwanted}, return_when=asyncio.FIRST_COMPLETED)
         unwanted.cancel()
@@ -222,7 +229,7 @@ class Adapter:
             job.check()
             yield
         finally:
-            self._slots.release()
+            turns.release()
 
     async def _fitted(self, request: Request, job: Job) -> tuple[Request, object]:
         """The request, made shorter where it may and must be, and what _prepared() makes of it."""

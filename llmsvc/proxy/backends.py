@@ -86,13 +86,14 @@ def _anonymous(user: str) -> str:
 
 
 class Backend:
-    """A backend that was ready once. `running` counts the slots that are taken."""
+    """A backend that was ready once. `running` are the slots that are taken, `counting` what takes none."""
 
     def __init__(self, name: str, identity: object, created: int, connections: Connections) -> None:
         self.name = name
         self.identity = identity
         self.created = created
         self.running = 0
+        self.counting = 0
         self.slots = 1
         self.file = ""
         self.context: int | None = None

@@ -22,6 +22,8 @@ class Dialect:
     """Whether a key may come in `x-api-key` too."""
     reads_again = False
     """Whether the model reads some of a body more than once, so that its bytes bound no tokens."""
+    counts = False
+    """Whether there are only tokens to count or to show: that takes no slot of the model's."""
     open_ended = True
     """Whether a bound of 0 or less means as many tokens as fit, and an absent one ours."""
 
@@ -85,6 +87,12 @@ class Anthropic(Dialect):
         return [(b"request-id", request_id)]
 
 
+class AnthropicCounting(Anthropic):
+    """What counts the tokens of a message."""
+
+    counts = True
+
+
 # by status, which is the same in all dialects
 _ANTHROPIC_ERRORS = {
     401: "authentication_error",
@@ -134,6 +142,12 @@ class _Messages(_NamedEvents):
     telling = (b"event: message_delta\n", b"event: error\n")
 
 
+class Counting(Dialect):
+    """What only counts or shows tokens, with errors as OpenAI's."""
+
+    counts = True
+
+
 class Rerank(Dialect):
     """Rerankers read the query with each document."""
 
@@ -162,6 +176,7 @@ class _Responses(_NamedEvents):
 
 
 _PLAIN = Dialect()
+_COUNTING = Counting()
 ROUTES = {
     "/v1/chat/completions": Dialect("max_completion_tokens", "max_tokens"),
     # OpenAI's have no max_completion_tokens, but the backend reads it
@@ -169,14 +184,14 @@ ROUTES = {
     "/v1/embeddings": _PLAIN,
     "/v1/rerank": Rerank(),
     "/v1/responses": Responses("max_output_tokens"),
-    "/v1/responses/input_tokens": _PLAIN,
+    "/v1/responses/input_tokens": _COUNTING,
     "/v1/messages": Anthropic("max_tokens"),
-    "/v1/messages/count_tokens": Anthropic(),
-    "/extras/tokenize": _PLAIN,
-    "/extras/tokenize/count": _PLAIN,
-    "/extras/detokenize": _PLAIN,
+    "/v1/messages/count_tokens": AnthropicCounting(),
+    "/extras/tokenize": _COUNTING,
+    "/extras/tokenize/count": _COUNTING,
+    "/extras/detokenize": _COUNTING,
 }
-"""The paths that the model answers, by POST."""
+"""The paths that the backend answers, by POST."""
 
 
 def of(path: str) -> Dialect:

@@ -95,8 +95,8 @@ class Exchange:
 
     @property
     def running_since(self) -> float | None:
-        """Since when, by time.monotonic(), the model has it; None while it waits or is read."""
-        return self._turn_since if self._at_backend else None
+        """Since when, by time.monotonic(), it has a slot of the model's; None where it has none."""
+        return self._turn_since if self._at_backend and not self._dialect.counts else None
 
     @property
     def model(self) -> str | None:
@@ -180,7 +180,7 @@ class Exchange:
         if services.queue.backend is not None:
             self._case.check(services.queue.backend.name)
         self._expected = services.upstream.expects(self._body.model)
-        services.queue.check(self.who, len(raw))
+        services.queue.check(self.who, len(raw), needs_slot=not self._dialect.counts)
         services.ledger.accept(self._key, self._tally.opening("proxy_killed"))
         self._timers.append(loop.call_later(_WATCH_AFTER_SECONDS, self._help, self._watch_client))
         if self._body.stream:
@@ -216,7 +216,10 @@ class Exchange:
             case.check(backend.name)
             self._tally.model = backend.name
             try:
-                await self._forward(backend, case)
+                if self._dialect.counts:
+                    await self._forward_alone(backend, case)
+                else:
+                    await self._forward(backend, case)
                 return
             except StoppingError:
                 upstream.lost(backend)
@@ -244,7 +247,8 @@ class Exchange:
             since + self._services.config.llama_proxy_queue_seconds - self._tally.queued,
             size=len(self._body.raw),
             wants=self._wants,
-            budget=self._budget if self._budget.limited else None,
+            budget=self._budget if self._budget.limited and not self._dialect.counts else None,
+            needs_slot=not self._dialect.counts,
             first=first,
             held=self._held,
         )
@@ -254,6 +258,14 @@ class Exchange:
             self._turn_since = time.monotonic()
             self._tally.queued += self._turn_since - since
             self._held += queue.outage_seconds() - outages
+
+    async def _forward_alone(self, backend: Backend, case: Case) -> None:
+        """What needs no slot goes to the backend when its participant has no other such request there."""
+        assert self._body is not None
+        since = time.monotonic()
+        async with self._services.counts.turn(self.who, len(self._body.raw)):
+            self._tally.queued += time.monotonic() - since
+            await self._forward(backend, case)
 
     def _context(self) -> int | None:
         """Tokens that the request can take at most, by the model's context."""
@@ -273,7 +285,8 @@ class Exchange:
         data = self._body.outgoing(backend.name, self._bounds)
         case.sent()
         self._at_backend, sent = True, time.monotonic()
-        self._give_way_after(self._services.config.llama_proxy_max_seconds, backend)
+        if not self._dialect.counts:
+            self._give_way_after(self._services.config.llama_proxy_max_seconds, backend)
         response = self._response = await backend.post(
             self._path, data, self.id, self._budget.tokens, self.who.key
         )
@@ -317,7 +330,8 @@ class Exchange:
                 self._services.limits.give_back(self.who, self._place)
         else:
             told = asyncio.ensure_future(self._client.fail(error))
-        if self._at_backend and self._backend is not None:
+        # what only counts is not known by its id: it ends with its connection
+        if self._at_backend and self._backend is not None and not self._dialect.counts:
             usage = await self._backend.cancel(self.id)
             if usage is not None:
                 self._tally.usage = usage
@@ -340,7 +354,8 @@ class Exchange:
         if response is not None:
             response.close()
         if backend is not None:
-            self._services.queue.release(backend, self.who, time.monotonic() - self._turn_since)
+            held, needs_slot = time.monotonic() - self._turn_since, not self._dialect.counts
+            self._services.queue.release(backend, self.who, held, needs_slot=needs_slot)
 
     def _help(self, work: Any) -> None:
         coroutine: Coroutine[Any, Any, None] = work()

@@ -40,6 +40,7 @@ class Waiter:
     :param size: bytes of its body
     :param wants: the one model that it is for, None for whatever is loaded
     :param budget: its tokens, if they are limited: taken with its turn, which waits until they may be
+    :param needs_slot: else it waits for nothing but that a backend is ready
     :param first: before all others; for a request that had its turn and lost its backend
     :param held: seconds for which it has been held in earlier outages
     """
@@ -50,6 +51,7 @@ class Waiter:
     size: int = 0
     wants: str | None = None
     budget: Budget | None = None
+    needs_slot: bool = True
     first: bool = False
     held: float = 0.0
     since: float = 0.0
@@ -94,6 +96,8 @@ class FairQueue:
         self.hold_seconds = hold_seconds
         self.backend: Backend | None = None
         self.waiting = 0
+        self._slotless = 0
+        """Of these, those that need no slot."""
         self._bytes = 0
         self.loading: Loading | None = None
         """The model that is on its way."""
@@ -137,7 +141,8 @@ class FairQueue:
     @property
     def idle_since(self) -> float | None:
         """Since when (of the clock) nothing runs and nothing waits; None while something does."""
-        busy = self.waiting or (self.backend is not None and self.backend.running)
+        backend = self.backend
+        busy = self.waiting or (backend is not None and (backend.running or backend.counting))
         return None if busy else self._used
 
     def waiters(self) -> Iterator[Waiter]:
@@ -179,14 +184,16 @@ class FairQueue:
         """How long there was no backend, all in all."""
         return self._outages + (0.0 if self.backend else self._clock() - self._without_backend_since)
 
-    def check(self, who: Participant, size: int = 0) -> None:
+    def check(self, who: Participant, size: int = 0, *, needs_slot: bool = True) -> None:
         """Refuses a request for which the queue has no room.
 
         :param size: bytes of its body
+        :param needs_slot: see Waiter
         :raises ApiError: 429, its participant has too many there; 503, all have
         """
         backend = self.backend
-        if not self.waiting and backend is not None and backend.running < backend.slots:
+        free = backend is not None and not self.waiting and backend.running < backend.slots
+        if free or (backend is not None and not needs_slot):
             return
         line = self._lines.get(who.key)
         if line is not None and (
@@ -206,10 +213,15 @@ class FairQueue:
     async def acquire(self, waiter: Waiter) -> Backend:
         """Waits for a request's turn and takes a slot of the backend, to be given back with release().
 
+        One that needs none gets the backend as soon as that is ready.
+
         :raises ApiError: 503, the deadline passed, or no backend became ready in time; or 429, its tokens are
             used up
         """
         backend, key = self.backend, waiter.who.key
+        if backend is not None and not waiter.needs_slot and self._serves(backend, waiter.wants):
+            backend.counting += 1
+            return backend
         free = backend is not None and not self.waiting and self._may_have(backend, waiter.wants)
         if backend is not None and free and _may_start(waiter):
             if waiter.budget is not None:
@@ -226,6 +238,7 @@ class FairQueue:
         line.weight = waiter.who.record.weight  # an admin may have changed it while others of its waited
         line.waiters.appendleft(waiter) if waiter.first else line.waiters.append(waiter)
         self.waiting += 1
+        self._slotless += not waiter.needs_slot
         self._bytes += waiter.size
         line.bytes += waiter.size
         self._dispatch()
@@ -238,16 +251,23 @@ class FairQueue:
                 if waiter.turn.exception() is None:
                     if waiter.budget is not None:
                         waiter.budget.settle(Usage())
-                    self.release(waiter.turn.result(), waiter.who)
+                    self.release(waiter.turn.result(), waiter.who, needs_slot=waiter.needs_slot)
             else:
                 self._remove(waiter)
             raise
 
-    def release(self, backend: Backend, who: Participant, seconds: float | None = None) -> None:
+    def release(
+        self, backend: Backend, who: Participant, seconds: float | None = None, *, needs_slot: bool = True
+    ) -> None:
         """Gives a slot back.
 
         :param seconds: how long the request had it
+        :param needs_slot: see Waiter
         """
+        if not needs_slot:
+            backend.counting -= 1
+            self._used = self._clock()
+            return
         backend.running -= 1
         self._running[who.key] -= 1
         if not self._running[who.key]:
@@ -282,12 +302,25 @@ class FairQueue:
             return unavailable("The model was busy for too long.", "queue_timeout", state="timeout")
         return None
 
+    def _serves(self, backend: Backend, wants: str | None) -> bool:
+        return backend.name != self.leaving and wants in (None, backend.name)
+
     def _may_have(self, backend: Backend, wants: str | None) -> bool:
-        free = backend.running < backend.slots and backend.name != self.leaving
-        return free and wants in (None, backend.name)
+        return backend.running < backend.slots and self._serves(backend, wants)
+
+    def _pass_slotless(self, backend: Backend) -> None:
+        """Those that need no slot wait for no turn."""
+        for waiter in [found for found in self.waiters() if not found.needs_slot]:
+            if self._serves(backend, waiter.wants):
+                self._remove(waiter)
+                if waiter.turn is not None and not waiter.turn.done():
+                    backend.counting += 1
+                    waiter.turn.set_result(backend)
 
     def _dispatch(self) -> None:
         backend = self.backend
+        if backend is not None and self._slotless:
+            self._pass_slotless(backend)
         while backend is not None and (waiter := self._next(backend)) is not None:
             line = self._lines[waiter.who.key]
             tag = line.tag
@@ -355,6 +388,7 @@ class FairQueue:
         if line is not None and waiter in line.waiters:
             line.waiters.remove(waiter)
             self.waiting -= 1
+            self._slotless -= not waiter.needs_slot
             self._bytes -= waiter.size
             line.bytes -= waiter.size
             self._used = self._clock()

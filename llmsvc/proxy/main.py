@@ -16,6 +16,7 @@ from llmsvc.errors import UnavailableError
 from llmsvc.proxy import tls
 from llmsvc.proxy.alerts import Alerts
 from llmsvc.proxy.auth import KeyDirectory
+from llmsvc.proxy.counts import Counts
 from llmsvc.proxy.errors import KEY_REVOKED
 from llmsvc.proxy.exchange import Exchange
 from llmsvc.proxy.fair_queue import FairQueue
@@ -109,6 +110,7 @@ def run(
             limits=Limits(settings),
             refusals=Refusals(),
             queue=queue,
+            counts=Counts(settings.llama_proxy_queue_per_user),
             upstream=Upstream(places.instances, queue, incidents, poison),
             switcher=Switcher(
                 settings,

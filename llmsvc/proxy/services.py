@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmsvc.config import Config
 from llmsvc.proxy.auth import KeyDirectory
+from llmsvc.proxy.counts import Counts
 from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.ledger import Ledger
 from llmsvc.proxy.limits import Limits
@@ -35,6 +36,7 @@ class Services:
     limits: Limits
     refusals: Refusals
     queue: FairQueue
+    counts: Counts
     upstream: Upstream
     switcher: Switcher
     poison: Poison

@@ -136,7 +136,7 @@ class Upstream:
         """Scans for ever; to be run as a task."""
         while True:
             await self.scan()
-            for backend in [b for b in self._retired if not b.running]:
+            for backend in [b for b in self._retired if not b.running and not b.counting]:
                 self._retired.remove(backend)
                 backend.close()
             await asyncio.sleep(_SCAN_SECONDS)

@@ -12,6 +12,7 @@ _ALL_LAYERS = 9999
 _TRACE, _WARNINGS = 4, 2
 _MLOCK, _MMAP = 2, 1
 _MEAN, _RANK = 1, 4
+_HTTP_THREADS = 8
 
 # by the names of settings; what is not set keeps llama.cpp's default
 _SAME = {
@@ -60,6 +61,8 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
         "embedding": settings.only_reads,
         # of a prompt whose beginning is held, the vector would be that of its end
         "cache_prompt": not settings.only_reads,
+        # each stream has one of them; templates that are given up keep theirs until the server starts again
+        "n_threads_http": 2 * settings.slots + _HTTP_THREADS,
         "endpoint_slots": True,
         "endpoint_props": False,
         "fit_params": False,

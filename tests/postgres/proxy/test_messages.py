@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import httpx2
 import pytest
 
 from llmsvc.accounts import keys
-from tests.postgres.proxy.clients import ENDLESS, HELLO, background, post
+from tests.postgres.proxy.clients import ENDLESS, HELLO, background, open_stream, post
 from tests.postgres.proxy.conftest import wait_for
 
 MESSAGES = "/v1/messages"
@@ -72,6 +73,56 @@ def test_tokens_are_counted_and_cost_none(stack: Any) -> None:
     assert sdk.messages.count_tokens(model="current", messages=HELLO).input_tokens == 4
     [row] = stack.rows("counts", 1)
     assert (row["path"], row["state"], row["prompt_tokens"]) == (COUNT, "ok", None)
+
+
+def test_counts_take_no_slot_and_each_user_has_one_at_a_time(make_stack: Any) -> None:
+    stack = make_stack(LLAMA_PROXY_RATE_LIMIT=9)
+    stack.start_backend()
+    stack.start_proxy()
+    stack.wait_served()
+    key, other = stack.add_key("eager"), stack.add_key("other", tokens_per_minute=1000)
+
+    def count(key: str, path: str = COUNT, **mock: Any) -> httpx.Response:
+        shown = {"authorization": f"Bearer {key}"}
+        fields = {"input": "Hi there", "messages": HELLO, "mock": mock}
+        return httpx.post(f"{stack.url}{path}", headers=shown, json=fields, timeout=20, trust_env=False)
+
+    def seen() -> dict[str, Any]:
+        transport = httpx.HTTPTransport(uds=str(stack.root / "run" / "mock" / "http.sock"))
+        with httpx.Client(transport=transport, base_url="http://mock") as mock:
+            return dict(mock.get("/mock").json())
+
+    # the one slot is taken until the end, by one whose tokens are limited
+    with concurrent.futures.ThreadPoolExecutor(8) as pool, open_stream(stack, other):
+        for path in (COUNT, "/v1/responses/input_tokens"):
+            assert count(other, path).json()["input_tokens"] > 0
+        slow = [pool.submit(count, key, silent=0.3) for _ in range(4)]
+        assert count(other).status_code == 200
+        assert [one.result().status_code for one in slow] == [200] * 4
+        assert seen()["counting_peak"] <= 2, "one of each"
+        # who leaves is gone
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{stack.url}{COUNT}", headers={"x-api-key": key}, timeout=0.5, trust_env=False,
+                       json={"messages": HELLO, "mock": {"silent": 60}})  # fmt: skip
+        assert count(key).status_code == 200
+        # within the limit of requests
+        refused = [count(key).status_code for _ in range(4)]
+        assert 429 in refused
+        assert len(seen()["running"]) == 1, "the model was busy all the time"
+    assert {row["state"] for row in stack.rows("eager", 9)} >= {"ok", "client_gone"}
+
+
+def test_counts_are_held_while_no_model_is_ready(make_stack: Any) -> None:
+    stack = make_stack(LLAMA_PROXY_HOLD_SECONDS=30)
+    stack.start_proxy()
+    key = stack.add_key("early")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        counts = [pool.submit(ask, stack, COUNT, {"x-api-key": key}) for _ in range(2)]
+        with stack.http(key) as client:
+            wait_for(lambda: client.get("/v1/queue").json()["waiting"] == 2)
+        stack.start_backend()
+        assert [one.result().status_code for one in counts] == [200, 200]
+    assert [row["queue_ms"] > 0 for row in stack.rows("early", 2)] == [True, True]
 
 
 def test_the_models_are_listed_for_its_sdk_too(stack: Any) -> None:

@@ -80,6 +80,58 @@ async def test_turns_go_round_the_users_and_in_order_within_one(queue: FairQueue
 
 
 @in_a_queue
+async def test_what_needs_no_slot_waits_for_no_turn(queue: FairQueue) -> None:
+    early = [waiter(queue, "a", needs_slot=False), waiter(queue, "a"), waiter(queue, "a", needs_slot=False)]
+    await settle()
+    assert queue.waiting == 3 and not any(task.done() for task in early), "while no model is ready it is held"
+    model = backend()
+    queue.set_backend(model)
+    await settle()
+    assert all(task.done() for task in early)
+    assert (model.running, model.counting, queue.waiting) == (1, 2, 0)
+    behind = waiter(queue, "b")
+    for _ in range(10):
+        # neither those that run nor those that wait, nor how many, are in its way
+        queue.check(person("c"), needs_slot=False)
+        assert await waiter(queue, "c", needs_slot=False) is model
+    assert (model.running, model.counting, behind.done()) == (1, 12, False)
+    for _ in range(12):
+        queue.release(model, person("c"), 5.0, needs_slot=False)
+    assert (model.running, model.counting, behind.done()) == (1, 0, False), "it gives no slot back"
+    assert queue.idle_since is None
+    queue.release(model, person("a"))
+    assert await behind is model
+
+
+@in_a_queue
+async def test_what_needs_no_slot_waits_for_its_model(queue: FairQueue) -> None:
+    model = backend()
+    queue.set_backend(model)
+    other = waiter(queue, "a", needs_slot=False, wants="other")
+    queue.leave("m")
+    leaving = waiter(queue, "b", needs_slot=False)
+    gone = waiter(queue, "c", needs_slot=False)
+    await settle()
+    assert not other.done() and not leaving.done()
+    gone.cancel()
+    await settle()
+    assert (queue.waiting, model.counting) == (2, 0)
+    queue.leave(None)
+    await settle()
+    assert leaving.done() and not other.done()
+    assert (queue.waiting, model.counting) == (1, 1)
+    # the turn and the cancel come in the same moment
+    queue.set_backend(None)
+    late = waiter(queue, "d", needs_slot=False)
+    await settle()
+    queue.set_backend(model)
+    late.cancel()
+    await settle()
+    assert model.counting == 1
+    other.cancel()
+
+
+@in_a_queue
 async def test_no_more_than_the_slots_run_at_once(queue: FairQueue) -> None:
     model = backend(slots=2)
     queue.set_backend(model)
