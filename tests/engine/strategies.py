@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 MOST_TOKENS = 4
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-RESPONSES = "/v1/responses"
+RESPONSES, INPUT_TOKENS = "/v1/responses", "/v1/responses/input_tokens"
+MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"
+RERANK = "/v1/rerank"
 NASTY = [
     "", " ", "\n", "\x00", "a\x00b", '"', "\\", "\\u0000", "<|im_start|>system\n", "<|endoftext|>", "</s>",
     "🎉" * 9,
@@ -358,7 +360,12 @@ responses = _merged(
         st.one_of(texts, st.lists(_item, max_size=4)).map(lambda given: {"input": given}),
         st.fixed_dictionaries({"input": junk}),
     ),
-    _maybe(stream=st.booleans(), max_output_tokens=_some_tokens, instructions=_mostly(texts, junk)),
+    _maybe(
+        stream=st.booleans(),
+        max_output_tokens=_some_tokens,
+        instructions=_mostly(texts, junk),
+        truncation=_mostly(st.sampled_from(["auto", "auto", "disabled"]), junk),
+    ),
     _few_fields,
     _mostly(
         st.just({}),
@@ -371,12 +378,102 @@ responses = _merged(
             metadata=junk,
             include=st.one_of(st.just(["message.output_text.logprobs"]), junk),
             previous_response_id=junk,
-            truncation=junk,
             background=junk,
         ),
     ),
 ).map(lambda body: (RESPONSES, _few_of_responses(body)))
 """(path, body): a request of the Responses API that often can be served."""
+
+_block = st.fixed_dictionaries(
+    {
+        "type": _mostly(
+            st.sampled_from(["text", "text", "tool_use", "tool_result", "thinking", "redacted_thinking"]),
+            junk,
+        )
+    },
+    optional={
+        "text": _mostly(texts, junk), "thinking": _mostly(texts, junk), "signature": junk,
+        "id": _mostly(st.just("c"), junk), "tool_use_id": _mostly(st.just("c"), junk),
+        "name": _mostly(st.just("f"), texts, junk), "input": _mostly(st.just({"a": 1}), junk),
+        "content": _mostly(texts, junk), "is_error": _mostly(st.booleans(), junk), "cache_control": junk,
+    },
+)  # fmt: skip
+_blocks = _mostly(st.one_of(texts, st.lists(_block, max_size=3)), junk)
+_schema_tools = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(["f", "g", "get weather", ""])},
+        optional={
+            "input_schema": schemas,
+            "description": texts,
+            "type": st.sampled_from(["custom", "bash_1"]),
+        },
+    ),
+    max_size=3,
+)
+
+
+def _few_of_messages(body: dict[str, Any]) -> dict[str, Any]:
+    value = body.get("max_tokens")
+    if type(value) is int and MOST_TOKENS < value < 10**30:
+        body["max_tokens"] = MOST_TOKENS
+    return body
+
+
+messages = _merged(
+    st.fixed_dictionaries(
+        {
+            "messages": _mostly(
+                st.lists(
+                    st.fixed_dictionaries(
+                        {"role": _mostly(st.sampled_from(["user", "user", "assistant", "system"]), junk),
+                         "content": _blocks}
+                    ),
+                    min_size=1,
+                    max_size=4,
+                ),
+                junk,
+            ),
+            "max_tokens": _some_tokens,
+        }
+    ),
+    _maybe(stream=st.booleans(), system=_blocks),
+    _few_fields,
+    _mostly(
+        st.just({}),
+        _maybe(
+            tools=st.one_of(_schema_tools, junk),
+            tool_choice=st.one_of(
+                st.fixed_dictionaries({"type": st.sampled_from(["auto", "any", "none", "tool"]),
+                                       "name": st.just("f")}),
+                junk,
+            ),
+            thinking=st.one_of(
+                st.fixed_dictionaries(
+                    {"type": st.sampled_from(["enabled", "disabled", "adaptive"])},
+                    optional={"budget_tokens": numbers},
+                ),
+                junk,
+            ),
+            output_config=st.one_of(
+                st.fixed_dictionaries({"format": st.one_of(junk, schemas.map(
+                    lambda schema: {"type": "json_schema", "schema": schema}))}),
+                junk,
+            ),
+            stop_sequences=_mostly(st.lists(texts, max_size=3), junk),
+            metadata=junk,
+        ),
+    ),
+).map(lambda body: (MESSAGES, _few_of_messages(body)))  # fmt: skip
+"""(path, body): a request of Anthropic's Messages API that often can be served."""
+
+rankings = _merged(
+    _mostly(texts, junk).map(lambda query: {"query": query}),
+    _mostly(
+        st.lists(st.one_of(texts, texts.map(lambda text: {"text": text})), max_size=4), st.lists(junk), junk
+    ).map(lambda documents: {"documents": documents}),
+    _maybe(top_n=_mostly(st.integers(1, 4), numbers), return_documents=_mostly(st.booleans(), junk)),
+).map(lambda body: (RERANK, body))
+"""(path, body): a request for a reranker that often can be served."""
 
 requests = st.integers(0, 2).flatmap(lambda dice: completions if dice == 1 else chats)
 """(path, body): a request that mostly can be served."""
@@ -402,8 +499,10 @@ odd_requests = st.one_of(
         ),
     ),
     st.tuples(st.just(EMBEDDINGS), _maybe(input=st.one_of(texts, st.lists(texts, max_size=3), junk))),
-    st.tuples(st.sampled_from([CHAT, COMPLETIONS]), junk),
-    st.tuples(_cancelled, junk),
+    st.tuples(
+        st.sampled_from([CHAT, COMPLETIONS, RESPONSES, INPUT_TOKENS, MESSAGES, COUNT_TOKENS, RERANK]), junk
+    ),
+    st.tuples(st.one_of(_cancelled, _cancelled.map(lambda path: path.replace("cancel", "finish"))), junk),
 )
 """(path, body): whatever is JSON, to any path."""
 

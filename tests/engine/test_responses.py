@@ -275,6 +275,21 @@ def test_a_named_function(client):
     assert same(checked(list(create(client, **fields, stream=True))), whole)
 
 
+def test_a_function_of_a_namespace(client):
+    """As Codex has some: the model sees one name, the client gets the two."""
+    space = {"type": "namespace", "name": "sky", "description": "The sky", "tools": [FLAT]}
+    choice = {"type": "function", "name": "get_weather", "namespace": "sky"}
+    fields = {"tools": [space], "tool_choice": choice, "max_output_tokens": 60}
+    whole = settled(client, **fields)
+    (call,) = whole.output
+    assert (call.type, call.namespace, call.name) == ("function_call", "sky", "get_weather")
+    assert whole.tools[0].to_dict() == space
+    assert same(checked(list(create(client, **fields, stream=True))), whole)
+    said = [{"role": "user", "content": "Hi"}, call.to_dict()]
+    said += [{"type": "function_call_output", "call_id": call.call_id, "output": "Sunny"}]
+    assert create(client, input=said).output
+
+
 def test_a_loop_of_an_agent(caller):
     """The model calls by its own choice, gets the result, and goes on."""
     with sdk(caller) as client:

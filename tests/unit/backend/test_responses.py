@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmsvc.backend.dialects.responses import conversation, objects, request
+from llmsvc.backend.dialects.responses import conversation, functions, objects, request
 from llmsvc.backend.dialects.truncation import Conversation
 from llmsvc.backend.problem import ApiError, bad
 
@@ -62,6 +62,46 @@ def test_turns_of_one_side_are_one_and_instructions_only_at_the_beginning():
         {"role": "system", "content": "A\nB"},
         user("1\n2\n<system-reminder>\nC\n</system-reminder>\n3"),
     ]
+
+
+SPACE = {
+    "type": "namespace",
+    "name": "crm",
+    "description": "Customers",
+    "tools": [{"type": "function", "name": "find", "parameters": {"type": "object"}}],
+}
+
+
+def test_functions_of_a_namespace_have_longer_names_in_the_chat():
+    plain = {"type": "function", "name": "find"}
+    made = functions.chat({"tools": [plain, SPACE]})
+    assert [tool["function"]["name"] for tool in made["tools"]] == ["find", "crm__find"]
+    assert functions.apart({"tools": [plain, SPACE]}) == {"crm__find": ("crm", "find")}
+    one = {"type": "function", "name": "find", "namespace": "crm"}
+    made = functions.chat({"tools": [plain, SPACE], "tool_choice": one})
+    assert made["tool_choice"] == {"type": "function", "function": {"name": "crm__find"}}
+    some = {"type": "allowed_tools", "mode": "required", "tools": [one]}
+    made = functions.chat({"tools": [plain, SPACE], "tool_choice": some})
+    assert [tool["function"]["name"] for tool in made["tools"]] == ["crm__find"]
+    (call, _) = messages({**called("find", "1"), "namespace": "crm"}, result("1", "x"))
+    assert call["tool_calls"][0]["function"]["name"] == "crm__find"
+
+
+@pytest.mark.parametrize(
+    "tool, place",
+    [
+        ({**SPACE, "name": None}, "tools[0].name"),
+        ({**SPACE, "tools": {}}, "tools[0].tools"),
+        ({**SPACE, "tools": [7]}, "tools[0].tools[0]"),
+        ({**SPACE, "tools": [SPACE]}, "tools[0].tools[0].type"),
+        ({**SPACE, "tools": [{"type": "custom", "name": "x"}]}, "tools[0].tools[0].type"),
+        ({**SPACE, "tools": [{"type": "function", "name": 7}]}, "tools[0].tools[0].name"),
+    ],
+)
+def test_namespaces_that_are_none(tool, place):
+    with pytest.raises(ApiError) as raised:
+        functions.chat({"tools": [tool]})
+    assert raised.value.param == place
 
 
 def test_instructions_alone_are_enough():

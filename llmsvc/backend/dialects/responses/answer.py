@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmsvc.backend.answers import encode
-from llmsvc.backend.dialects.responses import objects
+from llmsvc.backend.dialects.responses import functions, objects
 from llmsvc.backend.dialects.responses.items import Call, Item, Text, Thought
 from llmsvc.backend.jobs import Job
 from llmsvc.backend.problem import ApiError
@@ -23,6 +23,7 @@ class Answer:
 
     def __init__(self, body: dict[str, Any], job: Job) -> None:
         self._body = body
+        self._namespaces = functions.apart(body)
         self._job = job
         self._response: objects.Response | None = None
         self._finish = "stop"
@@ -88,7 +89,9 @@ class Answer:
             for call in delta.get("tool_calls") or []:
                 function = call.get("function") or {}
                 if self._which != call["index"]:
-                    yield from self._item(call["index"], Call(call["id"], function["name"]))
+                    known = function["name"]
+                    namespace, name = self._namespaces.get(known, ("", known))
+                    yield from self._item(call["index"], Call(call["id"], name, namespace))
                 if arguments := function.get("arguments"):
                     yield from self._items[-1].add(arguments)
             self._finish = choice.get("finish_reason") or self._finish

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llmsvc.backend.dialects.responses import functions
 from llmsvc.backend.problem import ApiError, bad
 
 
@@ -57,6 +58,7 @@ def _message(item: dict[str, Any], place: str) -> dict[str, Any]:
 
 def _call(item: dict[str, Any], place: str) -> dict[str, Any]:
     function = {key: _string(item, key, place) for key in ("name", "arguments")}
+    function["name"] = str(functions.joined(item.get("namespace"), function["name"]))
     call = {"id": _string(item, "call_id", place), "type": "function", "function": function}
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 

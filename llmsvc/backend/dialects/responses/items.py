@@ -114,14 +114,16 @@ class Call:
     """A call of a function.
 
     :param call: its id, by which the client says its result
+    :param namespace: of the function; empty where it has none
     """
 
     place = 0
 
-    def __init__(self, call: str, name: str) -> None:
+    def __init__(self, call: str, name: str, namespace: str = "") -> None:
         self._id = identity("fc")
         self._call = call
         self._name = name
+        self._namespace = {"namespace": namespace} if namespace else {}
         self._arguments = ""
 
     def begin(self) -> Iterator[Event]:
@@ -148,6 +150,7 @@ class Call:
             "status": status,
             "call_id": self._call,
             "name": self._name,
+            **self._namespace,
             "arguments": self._arguments,
         }
 

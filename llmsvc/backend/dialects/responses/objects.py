@@ -105,4 +105,6 @@ class Response:
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    if tool["type"] != "function":
+        return tool
     return {"description": None, "parameters": None, **tool, "strict": tool.get("strict") is True}

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from llmsvc.backend import fields
-from llmsvc.backend.problem import ApiError, bad
+from llmsvc.backend.dialects.responses import functions
+from llmsvc.backend.problem import bad
 
 _SAME = (
     "model", "stream", "temperature", "top_p", "parallel_tool_calls",
@@ -48,7 +49,7 @@ def chat(body: dict[str, Any]) -> dict[str, Any]:
     if form := _object(body, "text").get("format"):
         out["response_format"] = _form(form)
     _add_logprobs(out, body)
-    _add_tools(out, body)
+    out |= functions.chat(body)
     return out
 
 
@@ -96,51 +97,3 @@ def _add_logprobs(out: dict[str, Any], body: dict[str, Any]) -> None:
     if wanted or body.get("top_logprobs"):
         out["logprobs"] = True
         out |= {name: body[name] for name in ("top_logprobs",) if name in body}
-
-
-def _add_tools(out: dict[str, Any], body: dict[str, Any]) -> None:
-    given = body.get("tools", [])
-    if not isinstance(given, list):
-        raise bad("tools must be a list", "tools")
-    if given:
-        out["tools"] = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given)]
-    choice = body.get("tool_choice")
-    if choice is None:
-        return
-    if not isinstance(choice, dict):
-        out["tool_choice"] = choice
-        return
-    if choice.get("type") == "allowed_tools":
-        _allow(out, choice)
-        return
-    if choice.get("type") != "function":
-        raise _not_ours(choice.get("type"), "tool_choice")
-    out["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
-
-
-def _tool(tool: object, place: str) -> dict[str, Any]:
-    if not isinstance(tool, dict):
-        raise bad("a tool must be an object", place)
-    if tool.get("type") != "function":
-        raise _not_ours(tool.get("type"), f"{place}.type")
-    function = {key: tool[key] for key in ("name", "description", "parameters") if tool.get(key) is not None}
-    return {"type": "function", "function": function}
-
-
-def _allow(out: dict[str, Any], choice: dict[str, Any]) -> None:
-    """Of the tools, those that tool_choice allows."""
-    allowed, mode = choice.get("tools"), choice.get("mode", "auto")
-    if mode not in ("auto", "required") or not isinstance(allowed, list):
-        raise bad("tool_choice of allowed_tools must have a mode, auto or required, and tools", "tool_choice")
-    names = [tool.get("name") for tool in allowed if isinstance(tool, dict)]
-    out["tools"] = [tool for tool in out.get("tools", []) if tool["function"].get("name") in names]
-    out["tool_choice"] = mode
-
-
-def _not_ours(kind: object, place: str) -> ApiError:
-    shown = kind if isinstance(kind, str) and kind.isidentifier() and len(kind) < 40 else "that"
-    return bad(
-        f"this server has no tool {shown}; tools of type function are called by the client",
-        place,
-        "tools_not_supported",
-    )
