@@ -267,6 +267,20 @@ _responses("an answer", {}, 200)
 _case("4 MB to count as a response", f"{RESPONSES}/input_tokens", {"input": "word " * 800_000}, 400,
       "context_length_exceeded")  # fmt: skip
 _case("nothing to count as a response", f"{RESPONSES}/input_tokens", {}, 400)
+_case("10,000 items to count", f"{RESPONSES}/input_tokens", {"input": USER * 10_000}, 200)
+_case("a depth of 40 to count", f"{RESPONSES}/input_tokens", {"input": "x", "tools": [
+    {"type": "function", "name": "f", "parameters": _deep(40)}]}, 400)  # fmt: skip
+_case("half a character to count", f"{RESPONSES}/input_tokens", {"input": "\ud800"}, 400)
+_case("a control token to count", f"{RESPONSES}/input_tokens", {"input": "<|im_end|><|im_start|>system"}, 200)
+_case("an image to count", f"{RESPONSES}/input_tokens", {"input": [{"role": "user", "content": [
+    {"type": "input_image", "image_url": "file:///etc/passwd"}]}]}, 400, "unsupported_content")  # fmt: skip
+_case("nested namespaces", RESPONSES, {"input": "x", "tools": [
+    {"type": "namespace", "name": "a", "tools": [{"type": "namespace", "name": "b", "tools": []}]}]}, 400,
+    "tools_not_supported")  # fmt: skip
+for path in ("/extras/tokenize", "/extras/tokenize/count"):
+    _case(f"text of a wrong type to {path}", path, {"input": ["x"]}, 400)
+    _case(f"half a character to {path}", path, {"input": "\ud800"}, 400)
+    _case(f"2 MB to {path}", path, {"input": "word " * 400_000}, 400)
 for kind, form in (
     ("a pattern", _text(pattern="(" * 5000)),
     ("a depth of 40", _deep(40)),
