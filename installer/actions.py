@@ -130,7 +130,11 @@ class WriteFile(Action):
             atomic.write(self.beside, self.text, self.mode)
             return
         undo.file(self.path)
-        atomic.write(self.path, self.text, self.mode)
+        if self._current() == self._wanted():
+            # not written anew: systemd would take it for changed
+            self.path.chmod(self.mode)
+        else:
+            atomic.write(self.path, self.text, self.mode)
         # what lay beside it is older than this
         self.beside.unlink(missing_ok=True)
         self._manifest.record(self.path, self._wanted())

@@ -10,26 +10,31 @@ import time
 
 from llmsvc import client, paths
 from llmsvc.config import Config
-from llmsvc.errors import UnavailableError
+from llmsvc.errors import DeniedError, UnavailableError
 
 QUESTION = "Say hello in one short sentence."
 _PATIENCE = 60
 """Seconds in which the proxy must have seen the model that systemd reports as ready."""
+_NEW_KEY = 35
+"""Seconds in which the proxy must have heard of a key that was made just now: as a rule at once, but
+without a connection to PostgreSQL it tries every 30 s."""
 
 
 def ask(config: Config) -> str:
     """The loaded model's answer to QUESTION, through the proxy with this machine's own key.
 
     :raises UnavailableError: no answer
+    :raises DeniedError: the key is not accepted
     """
     file = paths.LOCAL_KEY if config.llama_proxy_enabled else paths.API_KEY
     key = file.read_text(encoding="ascii").strip()
-    deadline = time.monotonic() + _PATIENCE
+    begun = time.monotonic()
     while True:
         try:
             answer = "".join(client.chat(config.base_url, key, QUESTION, max_tokens=48)).strip()
-        except UnavailableError:
-            if time.monotonic() > deadline:
+        except (UnavailableError, DeniedError) as refused:
+            patience = _PATIENCE if isinstance(refused, UnavailableError) else _NEW_KEY
+            if time.monotonic() > begun + patience:
                 raise
             time.sleep(0.5)
             continue

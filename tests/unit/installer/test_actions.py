@@ -113,3 +113,18 @@ def test_a_damaged_manifest_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(Error, match="is damaged"):
         Manifest(tmp_path / "manifest.json")
+
+
+def test_a_file_that_has_our_text_already_is_noted_and_not_written_anew(
+    tmp_path: Path, manifest: Manifest, undo: Undo
+) -> None:
+    action = write(tmp_path / "a.service", "one\n", manifest)
+    action.path.write_text("one\n")
+    action.path.chmod(0o600)
+    before = action.path.stat()
+    action.apply(undo)
+    after = action.path.stat()
+    # systemd takes one with another time, or another inode, for changed
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert after.st_mode & 0o777 == 0o644
+    assert str(action.path) in manifest.written and not action.due()
