@@ -18,10 +18,7 @@ def check_options(options: Options) -> None:
 
     :raises errors.Error: a wrong setting, no such model, or as check()
     """
-    try:
-        text = paths.CONFIG_ENV.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        text = ""
+    text = env.text(paths.CONFIG_ENV) or ""
     text = env.set_values(text, options.settings(text))
     settings = config.parse(env.parse(text, paths.CONFIG_ENV), paths.CONFIG_ENV)
     check(settings, resolve(options.model) if options.model else None)

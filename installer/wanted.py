@@ -12,11 +12,9 @@ def config_text(options: Options) -> str:
     """The text of config.env; what the admin wrote into it stays, unless an option says otherwise.
 
     :raises UsageError: the options do not fit the mode
+    :raises SettingError: what is there is no text
     """
-    try:
-        text = paths.CONFIG_ENV.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        text = None
+    text = env.text(paths.CONFIG_ENV)
     values = options.settings(text or "")
     return render.config_env(values) if text is None else env.set_values(text, values)
 

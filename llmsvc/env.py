@@ -94,10 +94,18 @@ def read(file: Path) -> dict[str, Entry]:
 
     :raises SettingError: it cannot be read or parsed
     """
+    return parse(text(file) or "", file)
+
+
+def text(file: Path) -> str | None:
+    """The text of an env file; None where there is none.
+
+    :raises SettingError: it cannot be read
+    """
     try:
-        return parse(file.read_text(encoding="utf-8"), file)
+        return file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return {}
+        return None
     except UnicodeDecodeError:
         raise SettingError("is not UTF-8 text", file=file) from None
     except OSError as error:

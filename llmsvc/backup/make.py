@@ -16,7 +16,7 @@ from llmsvc.accounts import keys, meta
 from llmsvc.backup import archive, tables
 from llmsvc.config import Config
 from llmsvc.database import connect, schema
-from llmsvc.errors import SettingError
+from llmsvc.errors import Error, SettingError
 from llmsvc.library import records, settings, store
 
 NOT_SAVED = frozenset({"database-password"})
@@ -41,6 +41,8 @@ def make(config: Config, target: IO[bytes], *, checked: bool = True) -> archive.
     with connect(config) as connection:
         pepper = None
         if checked:
+            if not schema.applied(connection):
+                raise Error("the database has no tables of llmsvc yet", hint="sudo llmsvc db migrate")
             pepper = keys.read_pepper(paths.PEPPER)
             row = connection.execute(meta.FINGERPRINT_QUERY).fetchone()
             meta.compare(row[0] if row else None, pepper)

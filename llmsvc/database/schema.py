@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from importlib import resources
 
+import psycopg
+
 from llmsvc.database.connection import Connection
 from llmsvc.errors import Error
 
@@ -56,7 +58,7 @@ def migrate(connection: Connection) -> list[str]:
     Each migration is one transaction, so a failing one leaves nothing of itself behind.
 
     :param connection: in autocommit mode, as connect() returns it
-    :raises Error: the database was made by a newer version
+    :raises Error: the database was made by a newer version, or a migration does not fit it
     """
     with _locked(connection):
         names = pending(connection)
@@ -64,9 +66,17 @@ def migrate(connection: Connection) -> list[str]:
             connection.execute(_TABLE)
         sql = known()
         for name in names:
-            with connection.transaction():
-                connection.execute(sql[name].encode())
-                connection.execute("INSERT INTO llama_migrations (name) VALUES (%s)", [name])
+            try:
+                with connection.transaction():
+                    connection.execute(sql[name].encode())
+                    connection.execute("INSERT INTO llama_migrations (name) VALUES (%s)", [name])
+            except psycopg.DatabaseError as failed:
+                if connection.broken:
+                    raise
+                raise Error(
+                    f"migration {name} cannot be applied to this database: {str(failed).splitlines()[0]}",
+                    hint="nothing was changed; its tables were changed by hand, or are another program's",
+                ) from None
     return names
 
 

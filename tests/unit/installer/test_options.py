@@ -113,6 +113,12 @@ def test_several_places_to_listen_on_are_set_and_unset(config_env: Path) -> None
     assert parsed(config_text(Options())).listen == ["127.0.0.1:9", "[::1]:9", "/run/llmsvc.sock"]
 
 
+def test_what_is_no_text_is_one_clear_error(config_env: Path) -> None:
+    config_env.write_bytes(b"\xd4\x00")
+    with pytest.raises(SettingError, match="is not UTF-8 text"):
+        config_text(Options())
+
+
 def test_single_key_mode_has_an_address_of_its_own(config_env: Path) -> None:
     config_env.write_text("LLAMA_PROXY_PORT=9\n")
     text = config_text(Options(proxy=False, listen=("[::]:80",)))
