@@ -182,7 +182,7 @@ name_release() {
     local from=$1 version content
     version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/llmsvc/__init__.py")
     content=$({ grep -E '^(release|python|accel|engine|instructions)=' "$from/WHEELHOUSE" && echo "$engine" && cd "$root" &&
-        find llmsvc installer units templates models docs pyproject.toml README.md -type f ! -name '*.pyc' -print0 |
+        find llmsvc installer units templates models docs packaging/grafana pyproject.toml README.md -type f ! -name '*.pyc' -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-8)
     release=/opt/llmsvc/releases/$version-$content
 }
@@ -200,6 +200,8 @@ make_environment() {
     # built from a copy: the checkout may be read-only, and stays as it is
     mkdir "$work/source"
     cp -R -- "$root"/{llmsvc,installer,units,templates,models,docs,pyproject.toml,README.md,LICENSE} "$work/source/"
+    mkdir "$work/source/packaging"
+    cp -R -- "$root/packaging/grafana" "$work/source/packaging/"
     quietly "$work/log" pip wheel --no-index --no-build-isolation --no-deps -w "$work/wheel" "$work/source"
     "$python" -m venv --without-pip "$release"
     { pinned && echo llmsvc; } >"$work/names.txt"
@@ -281,8 +283,10 @@ main() {
     if [ -n "$dry_run" ]; then
         show_plan "$from"
     fi
-    # after an upgrade of the distribution the Python of an old environment may be gone
-    if [ ! -e "$release/COMPLETE" ] || ! "$release/bin/llmsvc" --version >/dev/null 2>&1; then
+    # after an upgrade of the distribution the Python of an old environment may be gone; another one than the
+    # distribution's may work for root, and be hidden from the services
+    if [ ! -e "$release/COMPLETE" ] || ! "$release/bin/llmsvc" --version >/dev/null 2>&1 ||
+        [ "$(readlink -f -- "$release/bin/python")" != "$(readlink -f -- "$python")" ]; then
         trap remove_unused EXIT
         step "making the environment $release"
         made=$release
