@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from installer.doctor.finding import REPAIR, Finding, error
+from installer.doctor.finding import RELOAD, Finding, error
 from installer.doctor.host import Host
 from llmsvc import paths
 from llmsvc.errors import Error, UnavailableError
@@ -24,7 +24,7 @@ def check(host: Host) -> Iterator[Finding]:
     release = paths.VENV.resolve()
     command, python = release / "bin/llmsvc", release / "bin/python"
     if not command.exists() or not (python.is_symlink() or python.exists()):
-        yield error("code-missing", f"there is no {command}", "no service of llmsvc can start", REPAIR)
+        yield error("code-missing", f"there is no {command}", "no service of llmsvc can start", host.repair)
         return
     interpreter = python.resolve()
     if not interpreter.exists():
@@ -32,7 +32,7 @@ def check(host: Host) -> Iterator[Finding]:
             "interpreter-missing",
             f"{python} leads to {interpreter}, which is not there",
             "no service can start again; an upgrade of the distribution took its Python away",
-            REPAIR,
+            host.repair,
         )
         return
     for place in (release, interpreter):
@@ -41,15 +41,15 @@ def check(host: Host) -> Iterator[Finding]:
                 "interpreter-hidden",
                 f"{python} is {interpreter}, below {place.parts[1]}",
                 "the services may not look into home directories, and cannot start again",
-                REPAIR,
+                host.repair,
             )
             return
-    yield from _version(release, python)
+    yield from _version(host, release, python)
     yield from _processor(host)
     yield from _writable(release, interpreter)
 
 
-def _version(release: Path, python: Path) -> Iterator[Finding]:
+def _version(host: Host, release: Path, python: Path) -> Iterator[Finding]:
     """Whether the interpreter is the one that the packages lie there for."""
     try:
         done = run(
@@ -64,7 +64,7 @@ def _version(release: Path, python: Path) -> Iterator[Finding]:
             "interpreter-wrong",
             f"{python} cannot run llmsvc: {said}",
             f"no service can start again; the packages in {release} are for {made_for}",
-            REPAIR,
+            host.repair,
         )
 
 
@@ -82,7 +82,7 @@ def _processor(host: Host) -> Iterator[Finding]:
                 "processor",
                 problem.message,
                 "a model with that engine ends by SIGILL as soon as it loads",
-                problem.hint or REPAIR,
+                problem.hint or host.repair,
             )
 
 
@@ -118,6 +118,8 @@ def _writable(release: Path, interpreter: Path) -> Iterator[Finding]:
 def services(host: Host) -> Iterator[Finding]:
     """Whether the programs that units and drop-ins name are there."""
     for name, values in host.units.items():
+        if values.get("LoadState") != "loaded":
+            continue  # units.py tells
         for line in values.get("ExecStart", "").splitlines():
             program = line.partition("path=")[2].partition(" ;")[0]
             if program and not Path(program).exists():
@@ -125,10 +127,7 @@ def services(host: Host) -> Iterator[Finding]:
                     "program-missing",
                     f"{name} starts {program}, which is not there",
                     "it cannot start again",
-                    f"systemctl cat {name} shows which file says so; {_mend(values)}",
+                    f"correct or remove your {mine}, then {RELOAD} && sudo systemctl restart {name}"
+                    if (mine := host.drop_in(name))
+                    else host.repair,
                 )
-
-
-def _mend(values: dict[str, str]) -> str:
-    own = [path for path in values.get("DropInPaths", "").split() if path.startswith("/etc/")]
-    return f"yours is {own[-1]}" if own else REPAIR

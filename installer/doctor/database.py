@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psycopg
 
+from installer import clusters
+from installer.doctor import pepper as pepper_of
 from installer.doctor.finding import INSTALL, Finding, error, warning
 from installer.doctor.host import Host
 from llmsvc import paths
@@ -16,6 +18,7 @@ from llmsvc.accounts import keys, local, meta
 from llmsvc.config import Config
 from llmsvc.database import Connection, connect, provision, schema
 from llmsvc.errors import Error, SettingError
+from llmsvc.systemd import manager
 
 _SOCKET = re.compile(r"\.s\.PGSQL\.([0-9]+)\Z")
 _STILL = (
@@ -41,10 +44,21 @@ def check(host: Host) -> Iterator[Finding]:
         yield from _unreachable(host.config, problem)
         return
     with connection:
-        yield from _encoding(connection)
-        yield from _tables(connection)
+        yield from _encoding(connection, host.config.postgres_auth_port)
+        if schema.applied(connection) or connection.info.parameter_status("server_encoding") == "UTF8":
+            yield from _tables(connection)
         if schema.applied(connection):
             yield from _pepper(connection)
+    if host.told_by_proxy.get("database") is False and host.unit(manager.PROXY, "User") in (
+        "",
+        paths.PROXY_USER,
+    ):
+        yield error(
+            "database-proxy",
+            f"the proxy does not reach PostgreSQL, which answers here{host.last_words(manager.PROXY)}",
+            _STILL,
+            host.mend(manager.PROXY, f"sudo systemctl restart {manager.PROXY}"),
+        )
 
 
 def _unreachable(config: Config, problem: Error) -> Iterator[Finding]:
@@ -58,13 +72,21 @@ def _unreachable(config: Config, problem: Error) -> Iterator[Finding]:
             yield error(
                 "database-cluster",
                 f"the database {config.postgres_auth_db} is in the PostgreSQL on port {port}, "
-                f"but POSTGRES_AUTH_PORT is {config.postgres_auth_port}",
+                f"but POSTGRES_AUTH_PORT in {paths.CONFIG_ENV} is {config.postgres_auth_port}",
                 _STILL,
-                f"{INSTALL}, which sets POSTGRES_AUTH_PORT={port} in {paths.CONFIG_ENV}",
+                INSTALL,
             )
             return
-    start = "sudo systemctl restart postgresql; if that is not it, " if config.local_database else ""
-    yield error("database", problem.message, _STILL, f"{start}{problem.hint or INSTALL}")
+    yield error("database", problem.message, _STILL, _answering(config, problem))
+
+
+def _answering(config: Config, problem: Error) -> str:
+    """What makes PostgreSQL answer again: first of all that it runs."""
+    for cluster in clusters.known() if config.local_database else ():
+        ends = "shutting down" in problem.message
+        if cluster.port == config.postgres_auth_port and (ends or cluster.status == "down"):
+            return f"sudo systemctl restart postgresql@{cluster.version}-{cluster.name}"
+    return problem.hint or INSTALL
 
 
 def _other_ports(config: Config) -> list[int]:
@@ -75,7 +97,21 @@ def _other_ports(config: Config) -> list[int]:
     return sorted(int(match[1]) for match in found if match and int(match[1]) != config.postgres_auth_port)
 
 
-def _encoding(connection: Connection) -> Iterator[Finding]:
+def _made_anew(name: str, port: int, *, filled: bool) -> str:
+    """Has a database made again, in UTF8; the old one stays, under another name."""
+    units = f"{manager.SOCKET} {manager.PROXY}"
+    backup = f"/root/{name}-not-utf8.tar"
+    rename = f'ALTER DATABASE "{name}" RENAME TO "{name}_not_utf8"'
+    aside = f"sudo systemctl stop {units} && sudo -u postgres psql -p {port} -c '{rename}' && "
+    if not filled:
+        return f"{aside}{INSTALL}"
+    return (
+        f"sudo llmsvc db backup {backup} && {aside}sudo llmsvc db init && "
+        f"sudo llmsvc db restore {backup} --force && sudo systemctl start {units}"
+    )
+
+
+def _encoding(connection: Connection, port: int) -> Iterator[Finding]:
     row = connection.execute(
         "SELECT pg_encoding_to_char(encoding), pg_is_in_recovery(), datname FROM pg_database"
         " WHERE datname = current_database()"
@@ -86,9 +122,7 @@ def _encoding(connection: Connection) -> Iterator[Finding]:
             "database-encoding",
             f"the database is {encoding}, not UTF8",
             "text that is no ASCII is stored unchecked, and other programs read it as bytes",
-            "sudo llmsvc db backup /root/llmsvc.tar && sudo systemctl stop auth-proxy && "
-            f"sudo -u postgres dropdb {name} && sudo llmsvc db init && "
-            "sudo llmsvc db restore /root/llmsvc.tar --force",
+            _made_anew(name, port, filled=bool(schema.applied(connection))),
         )
     if standby:
         yield error(
@@ -123,7 +157,12 @@ def _pepper(connection: Connection) -> Iterator[Finding]:
     try:
         meta.compare(row[0] if row else None, pepper)
     except SettingError as wrong:
-        yield error("pepper-wrong", wrong.message, "no API key works", wrong.hint or "")
+        yield error(
+            "pepper-wrong",
+            wrong.message,
+            "once the proxy starts again, no API key works",
+            pepper_of.back(row[0] if row else None),
+        )
         return
     try:
         works = local.is_current(connection, pepper, paths.LOCAL_KEY)

@@ -22,15 +22,20 @@ CHECKS = (
     "code.services",
     "exclusion.check",
     "network.check",
+    "firewall.check",
     "tls.check",
     "database.check",
     "models.default",
     "models.check",
     "gpu.check",
+    "serving.models",
+    "serving.answer",
     "machine.clock",
     "machine.disk",
+    "machine.state",
     "machine.journal",
     "machine.polkit",
+    "machine.denials",
 )
 """MODULE.FUNCTION in here. By name: a module that cannot be imported, as one that needs psycopg in a broken
 environment, is a finding of its own and hides nothing else."""
@@ -62,12 +67,13 @@ def _run(name: str, host: Host) -> list[Finding]:
     try:
         check: Check = getattr(importlib.import_module(f"installer.doctor.{module}"), function)
         found.extend(check(host))
-    except (Error, OSError, ImportError) as problem:
+    except Exception as problem:  # whatever it is, it hides nothing else
         hint = problem.hint if isinstance(problem, Error) else None
+        said = problem if isinstance(problem, (Error, OSError, ImportError)) else repr(problem)
         found.append(
             error(
                 "unknown",
-                f"{name} could not be checked: {problem}",
+                f"{name} could not be checked: {said}",
                 "nobody knows whether it is in order",
                 hint or "mend what the message names, and run llmsvc doctor again",
             )

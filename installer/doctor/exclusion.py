@@ -8,14 +8,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from installer.doctor.finding import INSTALL, Finding, error
+from installer.doctor.finding import INSTALL, RELOAD, Finding, error
 from installer.doctor.host import Host
 from llmsvc import paths
 from llmsvc.library import store
 from llmsvc.systemd import manager
 
 OUTPUT = Path("/run/systemd/generator")
-_RELOAD = "sudo systemctl daemon-reload"
 _CONFLICTS = re.compile(r"^Conflicts=(.*)$", re.MULTILINE)
 
 
@@ -27,16 +26,16 @@ def check(host: Host) -> Iterator[Finding]:
     if not os.access(generator, os.X_OK):
         yield error(
             "generator",
-            f"{generator} is missing or cannot be run",
+            f"{generator} {'cannot be run' if generator.exists() else 'is missing'}",
             "after the next daemon-reload no model can start",
-            f"{INSTALL} (or sudo chmod 755 {generator})",
+            f"sudo chmod 755 {generator} && {RELOAD}" if generator.exists() else INSTALL,
         )
     if len(host.running) > 1:
         yield error(
             "two-models",
             f"{' and '.join(host.running)} run at once",
             "they share memory and GPU, and requests go to either of them",
-            f"sudo systemctl stop {manager.unit(host.running[-1])}; {_RELOAD}",
+            f"sudo systemctl stop {manager.unit(host.running[-1])} && {RELOAD}",
         )
     conflicts = {name: _conflicts(name) for name in host.models}
     missing = sorted(name for name, found in conflicts.items() if found is None)
@@ -45,7 +44,7 @@ def check(host: Host) -> Iterator[Finding]:
             "exclusion-missing",
             f"systemd does not know the model {name}: {_drop_in(name)} is missing",
             f"{manager.unit(name)} refuses to start",
-            _RELOAD,
+            RELOAD,
         )
     known = {name: found for name, found in conflicts.items() if found is not None}
     for one, other in itertools.combinations(sorted(known), 2):
@@ -54,7 +53,7 @@ def check(host: Host) -> Iterator[Finding]:
                 "exclusion-broken",
                 f"{one} and {other} do not exclude each other",
                 "both could run at once",
-                f"{INSTALL}; {_RELOAD}",
+                f"{INSTALL} && {RELOAD}",
             )
             break
     yield from _default()
@@ -62,12 +61,14 @@ def check(host: Host) -> Iterator[Finding]:
 
 def _default() -> Iterator[Finding]:
     default = store.default_model()
-    if default and not (OUTPUT / f"multi-user.target.wants/{manager.unit(default)}").is_symlink():
+    if not default or not store.env_file(default).exists():
+        return  # models.py tells
+    if not (OUTPUT / f"multi-user.target.wants/{manager.unit(default)}").is_symlink():
         yield error(
             "boot",
             f"the default model {default} is not started at boot",
             "after a boot no model runs",
-            _RELOAD,
+            RELOAD,
         )
 
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 INSTALL = "sudo llmsvc install"
 """The fix of most that differs from how it was installed."""
-REPAIR = "sudo packaging/install.sh, or install the package again"
-"""The fix of what keeps `llmsvc install` itself from working."""
+RELOAD = "sudo systemctl daemon-reload"
+"""The fix of what systemd, or our generator in it, has not read yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Finding:
     :ivar level: error: requests fail, now or after the next start; warning: somebody should look at it
     :ivar what: what is not as it should be
     :ivar why: what comes of it
-    :ivar fix: a command, or what to do
+    :ivar fix: a command to be pasted as it stands, which begins with `sudo `; or, where the admin has to
+        decide or to fill in, what to do in words
     """
 
     name: str
@@ -31,6 +32,11 @@ class Finding:
     what: str
     why: str
     fix: str
+
+    @property
+    def command(self) -> str | None:
+        """The fix, where nothing is to be decided or filled in."""
+        return self.fix if self.fix.startswith("sudo ") else None
 
 
 def error(name: str, what: str, why: str, fix: str) -> Finding:

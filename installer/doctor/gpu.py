@@ -10,6 +10,7 @@ from pathlib import Path
 
 from installer.doctor.finding import INSTALL, Finding, error, warning
 from installer.doctor.host import Host
+from installer.facts import gpu_hardware
 from llmsvc import paths
 from llmsvc.errors import SettingError
 from llmsvc.library import accelerators, settings
@@ -38,7 +39,7 @@ def check(host: Host) -> Iterator[Finding]:
             f"there is no {nodes}, which the engine and its unit were set up for",
             _CPU_ONLY,
             "is the driver loaded? 'lspci -k | grep -A3 -i vga' and, for NVIDIA, 'nvidia-smi' tell; "
-            "then restart the model",
+            "once its device nodes are there again, sudo llmsvc restart",
         )
         return
     if kind == "nvidia" and not (DEV / "nvidia-uvm").exists() and (DEV / "nvidiactl").exists():
@@ -46,7 +47,8 @@ def check(host: Host) -> Iterator[Finding]:
             "gpu-uvm",
             f"there is no {DEV / 'nvidia-uvm'}",
             f"CUDA cannot start in the sandbox, which may not load it: {_CPU_ONLY}",
-            "sudo modprobe nvidia-uvm; echo nvidia-uvm | sudo tee /etc/modules-load.d/nvidia-uvm.conf",
+            "sudo modprobe nvidia-uvm && echo nvidia-uvm | sudo tee /etc/modules-load.d/nvidia-uvm.conf && "
+            "sudo llmsvc restart",
         )
     if built and kind is None:
         yield error(
@@ -56,10 +58,10 @@ def check(host: Host) -> Iterator[Finding]:
             INSTALL,
         )
     for name in host.models:
-        yield from _model(name, name in host.running, bool(built))
+        yield from _model(host, name, bool(built))
 
 
-def _model(name: str, running: bool, built: bool) -> Iterator[Finding]:
+def _model(host: Host, name: str, built: bool) -> Iterator[Finding]:
     try:
         loaded = settings.load(name)
     except SettingError:
@@ -69,9 +71,9 @@ def _model(name: str, running: bool, built: bool) -> Iterator[Finding]:
             "gpu-engine",
             f"{loaded.source('REQUIRE_GPU')}: {name} requires a GPU, its engine is for the CPU",
             f"the model {name} does not start",
-            "install an engine for the GPU, or remove REQUIRE_GPU",
+            f"{host.repair} --accel auto" if gpu_hardware() else f"sudo llmsvc model set {name} REQUIRE_GPU=",
         )
-    if running and built and loaded["GPU"] != "none" and loaded["N_GPU_LAYERS"] != 0:
+    if name in host.running and built and loaded["GPU"] != "none" and loaded["N_GPU_LAYERS"] != 0:
         told = _health(name)
         if told is not None and not told.get("n_gpu_layers"):
             yield warning(

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import configparser
 import ctypes
-import shutil
+import os
+import pwd
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from installer import facts
-from installer.doctor.finding import Finding, error, warning
+from installer.doctor.finding import INSTALL, Finding, error, warning
 from installer.doctor.host import Host
 from llmsvc import paths
 from llmsvc.errors import Error
 from llmsvc.library.progress import size
 from llmsvc.process import run
+from llmsvc.systemd import manager
 
 _LITTLE = 200_000_000
 """Bytes below which a disk counts as full: a spool is 64 MB, and PostgreSQL stops at nothing."""
+_FULL = "PostgreSQL stops, the ledger's rows wait in their spool, models cannot be added"
+_JOURNALD = "sudo systemctl restart systemd-journald"
+_KERNEL_LINES = "5000"
+_DENIED = re.compile(r'apparmor="DENIED"|avc:\s+denied')
+_OURS = re.compile(r"llmsvc|llama-server|auth-proxy")
 _FUTURE_SECONDS = 300.0
 _STA_UNSYNC = 0x0040
 _INFO = 6
@@ -43,14 +51,15 @@ def clock(host: Host) -> Iterator[Finding]:
             "clock",
             f"the clock shows {_moment(now)}, but {newest} was written {_moment(newest.stat().st_mtime)}",
             "keys expire at the wrong time, and requests are counted on the wrong day",
-            "timedatectl shows what keeps the clock; sudo timedatectl set-ntp true",
+            "if the clock is wrong ('timedatectl' shows what keeps it): sudo timedatectl set-ntp true; "
+            f"if it is right: sudo touch {newest}",
         )
     elif host.systemd and not _in_container() and _unsynchronized():
         yield warning(
             "clock-sync",
             "the clock is not synchronized",
             "keys expire at the wrong time, and requests are counted on the wrong day",
-            "sudo timedatectl set-ntp true (systemd-timesyncd or chrony keeps it then)",
+            "sudo timedatectl set-ntp true",
         )
 
 
@@ -81,14 +90,65 @@ def disk(host: Host) -> Iterator[Finding]:
         if not place.is_dir() or (device := place.stat().st_dev) in seen:
             continue
         seen.add(device)
-        free = shutil.disk_usage(place).free
-        if free < _LITTLE:
+        stats = os.statvfs(place)
+        free = stats.f_bavail * stats.f_frsize
+        if stats.f_flag & os.ST_RDONLY:
+            yield error(
+                "disk-read-only",
+                f"the disk of {place} is mounted read-only",
+                _FULL,
+                f"see 'sudo dmesg | tail -30': after an error of the disk it needs a check first; then sudo "
+                f"mount -o remount,rw {_mount(place)}",
+            )
+        elif free < _LITTLE:
             yield error(
                 "disk",
                 f"{size(free)} are free on the disk of {place}",
-                "PostgreSQL stops, the ledger's rows wait in their spool, models cannot be added",
-                f"free some: df -h {place}; journalctl --vacuum-size=500M; llmsvc model list",
+                _FULL,
+                f"free some: 'sudo du -xh --max-depth=2 {_mount(place)} | sort -h | tail' shows what takes "
+                "it; 'sudo journalctl --vacuum-size=500M' makes the journal smaller, 'llmsvc model list' "
+                "shows models that nobody uses",
             )
+        elif stats.f_files and not stats.f_favail:
+            yield error(
+                "disk-files",
+                f"no more files can be made on the disk of {place}: it has {stats.f_files} of them",
+                _FULL,
+                f"'sudo du -x --inodes {_mount(place)} | sort -n | tail' shows where they are",
+            )
+
+
+def _mount(place: Path) -> Path:
+    return next(parent for parent in (place, *place.parents) if parent.is_mount())
+
+
+def state(host: Host) -> Iterator[Finding]:
+    """Whether the proxy may write where its ledger lies, and what is there is its own."""
+    user = host.unit(manager.PROXY, "User")
+    if not host.config.llama_proxy_enabled or user not in ("", paths.PROXY_USER):
+        return  # units.py tells of another user, whose they are then
+    place = paths.PROXY_STATE
+    if not place.is_dir():
+        if host.unit(manager.PROXY, "ActiveState") == "active":
+            yield error(
+                "state-missing",
+                f"{place} is missing",
+                "the ledger's rows go to a file that is lost as soon as the proxy ends",
+                f"sudo systemctl restart {manager.PROXY}",
+            )
+        return
+    try:
+        owner = pwd.getpwnam(paths.PROXY_USER).pw_uid
+    except KeyError:
+        return  # credentials.py tells
+    if alien := next((path for path in (place, *place.iterdir()) if path.stat().st_uid != owner), None):
+        yield error(
+            "state-owner",
+            f"{alien} is not {paths.PROXY_USER}'s (uid {alien.stat().st_uid})",
+            "keys are not kept over a restart, and the ledger's rows may not be written",
+            f"sudo chown -R {paths.PROXY_USER}:{paths.PROXY_USER} {place} && "
+            f"sudo systemctl restart {manager.PROXY}",
+        )
 
 
 def journal(host: Host) -> Iterator[Finding]:
@@ -104,15 +164,17 @@ def journal(host: Host) -> Iterator[Finding]:
         return
     values = dict(parser["Journal"]) if parser.has_section("Journal") else {}
     storage = values.get("Storage", "auto").lower()
-    fix = "change it in a file in /etc/systemd/journald.conf.d; sudo systemctl restart systemd-journald"
     if storage == "none":
+        fix = _without("Storage", shown)
         yield error("journal", "journald stores nothing (Storage=none)", "there is no access log at all", fix)
     elif storage == "volatile" or (storage == "auto" and not Path("/var/log/journal").is_dir()):
         yield warning(
             "journal-volatile",
             "the journal is kept in memory alone",
             "the access log, and why a model failed, are gone after a boot",
-            "sudo mkdir -p /var/log/journal && sudo systemctl restart systemd-journald",
+            _without("Storage", shown)
+            if storage == "volatile"
+            else f"sudo mkdir -p /var/log/journal && {_JOURNALD} && sudo journalctl --flush",
         )
     level = values.get("MaxLevelStore", "debug")
     if _LEVELS.get(level, int(level) if level.isdigit() else 7) < _INFO:
@@ -120,7 +182,7 @@ def journal(host: Host) -> Iterator[Finding]:
             "journal-level",
             f"journald keeps nothing below {level} (MaxLevelStore=)",
             "successful requests are not in the access log",
-            fix,
+            _without("MaxLevelStore", shown),
         )
     limit = values.get("SystemMaxUse", "")
     if limit and (most := _bytes(limit)) is not None and most < _JOURNAL_LITTLE:
@@ -128,8 +190,24 @@ def journal(host: Host) -> Iterator[Finding]:
             "journal-small",
             f"the journal may take {limit} (SystemMaxUse=)",
             "at one entry a request that holds few days",
-            fix,
+            _without("SystemMaxUse", shown),
         )
+
+
+def _without(setting: str, shown: str) -> str:
+    """Takes a setting of journald back to its default.
+
+    :param shown: by `systemd-analyze cat-config`, where `# FILE` stands above the text of each
+    """
+    file, found = "", ""
+    for line in shown.splitlines():
+        if line.startswith("# /"):
+            file = line[2:]
+        elif line.partition("=")[0].strip() == setting:
+            found = file
+    if found.startswith(("/etc/", "/run/")):
+        return f"sudo sed -i '/^ *{setting} *=/d' {found} && {_JOURNALD}"
+    return f"set another {setting}= in a file of /etc/systemd/journald.conf.d, then {_JOURNALD}"
 
 
 def _bytes(text: str) -> int | None:
@@ -160,10 +238,31 @@ def polkit(host: Host) -> Iterator[Finding]:
             who,
             "docs/operations.md, 'Who may', has a sudoers file instead",
         )
-    elif not (paths.POLKIT_RULES / "50-llmsvc.rules").exists():
-        yield warning(
-            "polkit-rule", f"{paths.POLKIT_RULES / '50-llmsvc.rules'} is missing", who, "sudo llmsvc install"
-        )
+    elif not (rule := paths.POLKIT_RULES / "50-llmsvc.rules").exists():
+        yield warning("polkit-rule", f"{rule} is missing", who, INSTALL)
+
+
+def denials(host: Host) -> Iterator[Finding]:
+    """What SELinux or AppArmor denied our services since the boot, as the kernel tells."""
+    if not host.systemd or _in_container():
+        return
+    log = run(["journalctl", "-q", "-k", "-b", "-o", "cat", "-n", _KERNEL_LINES], check=False).stdout
+    denied = [line for line in log.splitlines() if _DENIED.search(line) and _OURS.search(line)]
+    if not denied:
+        return
+    selinux = "avc:" in denied[-1]
+    who = "SELinux" if selinux else "AppArmor"
+    again = f"sudo systemctl restart {manager.PROXY} && sudo llmsvc restart"
+    profile = re.search(r'profile="([^"]+)"', denied[-1])
+    yield warning(
+        "denied",
+        f"{who} denied {len(denied)} times since the boot, the last time: {denied[-1]}",
+        "a service may not start, or not do all that it should",
+        f"sudo restorecon -R {paths.PREFIX} {paths.ETC} {paths.STATE} && {again}"
+        if selinux
+        else f"allow it in the profile {profile[1] if profile else 'that it names'}, then "
+        f"sudo systemctl reload apparmor && {again}",
+    )
 
 
 def systemd(host: Host) -> Iterator[Finding]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
+import dataclasses
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from installer import ports
 from installer.doctor.exclusion import OUTPUT
-from installer.doctor.finding import INSTALL, Finding, error, warning
+from installer.doctor.finding import INSTALL, RELOAD, Finding, error, warning
+from installer.doctor.firewall import for_others
 from installer.doctor.host import Host
+from llmsvc import paths
 from llmsvc.process import run
 
 
@@ -18,30 +23,30 @@ def check(host: Host) -> Iterator[Finding]:
         yield from _socket(host, host.config.listen)
     for place in host.config.listen:
         address, _, port = place.rpartition(":")
-        if place.startswith("/") or host.config.has_tls:
-            continue
-        if not ipaddress.ip_address(address.strip("[]")).is_loopback:
+        if for_others(place) and not host.config.has_tls:
             yield warning(
                 "no-tls",
                 f"the service listens on {address}, and there is no TLS",
                 "keys and prompts cross the network readable for everybody on the way",
-                "set LLAMA_PROXY_TLS_CERT and LLAMA_PROXY_TLS_KEY, or put nginx or Caddy in front of it, "
-                f"then sudo llmsvc install --listen 127.0.0.1:{port}",
+                f"set LLAMA_PROXY_TLS_CERT and LLAMA_PROXY_TLS_KEY in {paths.CONFIG_ENV}, then {INSTALL}; or "
+                f"put nginx or Caddy in front of it, then {INSTALL} --listen 127.0.0.1:{port}",
             )
 
 
 def _socket(host: Host, places: list[str]) -> Iterator[Finding]:
-    listening = {line.split(" ")[0] for line in host.unit(host.socket, "Listen").splitlines()}
+    listening = host.listening
     if host.unit(host.socket, "ActiveState") != "active":
-        for wanted in places:
+        for wanted, why in taken(host).items():
             address, _, port = wanted.rpartition(":")
-            if not wanted.startswith("/") and (why := ports.taken(address.strip("[]"), int(port))):
-                yield error(
-                    "port-taken",
-                    f"{host.socket} cannot listen on {wanted}: {why}{_by(port)}",
-                    "clients reach somebody else, or nobody",
-                    f"end that program, or sudo llmsvc install --listen ADDRESS:PORT; then {INSTALL}",
-                )
+            who = _who(port)
+            end = f"sudo systemctl disable --now {who.unit} && " if who.unit else "end that program, then "
+            yield error(
+                "port-taken",
+                f"{host.socket} cannot listen on {wanted}: {why}{who}",
+                "clients reach somebody else, or nobody",
+                f"take another port: {INSTALL} --listen {address}:{_free(address, int(port))}; "
+                f"or end the other: {end}{INSTALL}",
+            )
     elif lacking := [place for place in places if place not in listening]:
         yield error(
             "listen",
@@ -56,12 +61,43 @@ def _socket(host: Host, places: list[str]) -> Iterator[Finding]:
             "listen-missing",
             f"{drop_in} is missing",
             "the socket listens on its default address, whatever config.env says",
-            "sudo systemctl daemon-reload",
+            RELOAD,
         )
 
 
-def _by(port: str) -> str:
-    """Who listens there, for people."""
+def taken(host: Host) -> dict[str, str]:
+    """Where we should listen and cannot, for somebody else does; and why."""
+    found = {}
+    for wanted in host.config.listen:
+        address, _, port = wanted.rpartition(":")
+        if not wanted.startswith("/") and (why := ports.taken(address.strip("[]"), int(port))):
+            found[wanted] = why
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listener:
+    """Who listens on a port: a program and its service; empty where that is not known."""
+
+    program: str = ""
+    pid: str = ""
+    unit: str = ""
+
+    def __str__(self) -> str:
+        of = f" of {self.unit}" if self.unit else ""
+        return f", by {self.program} (pid {self.pid}{of})" if self.program else ""
+
+
+def _who(port: str) -> _Listener:
     shown = run(["ss", "-Hltnp", f"sport = :{port}"], check=False).stdout
-    who = shown.partition('users:(("')[2].partition('"')[0]
-    return f", by {who}" if who else ""
+    if not (match := re.search(r'users:\(\("([^"]*)",pid=([0-9]+)', shown)):
+        return _Listener()
+    with contextlib.suppress(OSError):
+        unit = Path("/proc", match[2], "cgroup").read_text(encoding="ascii").strip().rpartition("/")[2]
+        return _Listener(match[1], match[2], unit if unit.endswith(".service") else "")
+    return _Listener(match[1], match[2])
+
+
+def _free(address: str, port: int) -> int:
+    """The next port that nobody has."""
+    return next((p for p in range(port + 1, 65536) if not ports.taken(address.strip("[]"), p)), port)

@@ -9,6 +9,7 @@ from installer.doctor.host import Host
 from llmsvc import config, paths
 from llmsvc.errors import SettingError
 from llmsvc.library import settings
+from llmsvc.systemd import manager
 
 
 def check(host: Host) -> Iterator[Finding]:
@@ -22,8 +23,14 @@ def check(host: Host) -> Iterator[Finding]:
             "they cannot start again",
             f"sudo chmod 755 {paths.ETC} && sudo chmod 644 {paths.CONFIG_ENV}",
         )
-    if problem := host.config_problem:
-        yield _setting("config", problem, "the proxy that runs goes on; it cannot start again")
+    yield from _writable()
+    for problem in host.config_problems:
+        yield _setting(
+            "config",
+            problem,
+            "what runs goes on; neither proxy nor model may start again",
+            f"sudo systemctl restart {manager.PROXY}",
+        )
     for file in sorted(paths.MODELS_D.glob("*.env")):
         if not config.valid_model_name(file.stem):
             yield warning(
@@ -36,8 +43,29 @@ def check(host: Host) -> Iterator[Finding]:
         try:
             settings.load(file.stem, file)
         except SettingError as wrong:
-            yield _setting("model-setting", wrong, f"the model {file.stem} does not start")
+            if wrong.file == file:
+                why = f"the model {file.stem} does not start"
+                yield _setting("model-setting", wrong, why, f"sudo llmsvc start {file.stem}")
 
 
-def _setting(name: str, problem: SettingError, why: str) -> Finding:
-    return error(name, problem.message, why, problem.hint or f"sudoedit {problem.file}")
+def _setting(name: str, problem: SettingError, why: str, then: str) -> Finding:
+    where = f"sudoedit {problem.file}" + (f", line {problem.line}" if problem.line else "")
+    hint = f"{problem.hint}: " if problem.hint else ""
+    return error(name, problem.message, why, f"{hint}{where}; then {then}")
+
+
+def _writable() -> Iterator[Finding]:
+    """Files that say what runs, and that others than root may change."""
+    for path in (paths.ETC, paths.CONFIG_ENV, paths.MODELS_D, *sorted(paths.MODELS_D.glob("*.env"))):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if status.st_uid != 0 or status.st_mode & 0o002:
+            yield warning(
+                "settings-writable",
+                f"{path} can be changed by others than root (mode {status.st_mode & 0o7777:o}, "
+                f"uid {status.st_uid})",
+                "whoever may write there decides what runs, and who may reach it",
+                f"sudo chown root:root {path} && sudo chmod o-w {path}",
+            )

@@ -7,13 +7,13 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from installer.doctor.finding import Finding, error, warning
+from installer.doctor.finding import INSTALL, Finding, error, warning
 from installer.doctor.host import Host
 from llmsvc import paths
 from llmsvc.errors import UnavailableError
 from llmsvc.process import run
 
-_RENEW = "renew it, then sudo systemctl restart auth-proxy"
+_RENEW = "renew it, then sudo systemctl restart auth-proxy.service"
 _SOON_SECONDS = 14 * 86400
 
 
@@ -51,7 +51,7 @@ def _unusable(what: str) -> Finding:
         "tls",
         what,
         "the proxy cannot start again",
-        f"sudoedit {paths.CONFIG_ENV}, or mend the file that is named",
+        f"put a certificate and its key there, or name others: sudoedit {paths.CONFIG_ENV}; then {INSTALL}",
     )
 
 

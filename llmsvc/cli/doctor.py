@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "settings, credentials, the database and its pepper, model files and memory, the GPU, the\n"
         "port, clock, disk, journal and polkit. Changes nothing. Model files are read whole only if\n"
         "they changed since their sum was last found right.",
-        epilog="examples:\n"
+        epilog="A fix that begins with 'sudo' is a command to be pasted as it stands, 'command' in --json.\n"
+        "Where you have to decide or to fill in, that is null, and 'fix' says what to do.\n\n"
+        "examples:\n"
         "  sudo llmsvc doctor\n"
-        "  sudo llmsvc doctor --json | jq -r '.findings[].name'\n\n"
+        "  sudo llmsvc doctor --json | jq -r '.findings[] | .name, .command'\n\n"
         "exit status: 0 nothing is wrong, or warnings only; 1 at least one error",
     )
     parser.set_defaults(command=_doctor)
@@ -45,7 +48,9 @@ def _doctor(args: argparse.Namespace) -> Result:
         "healthy": not errors,
         "checks": report.checks,
         "seconds": round(report.seconds, 3),
-        "findings": report.findings,
+        "findings": [
+            {**dataclasses.asdict(finding), "command": finding.command} for finding in report.findings
+        ],
     }
     return Result(data, _text(report, errors), exit_code=1 if errors else 0)
 

@@ -8,7 +8,6 @@ import socketserver
 import subprocess
 import threading
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -30,35 +29,9 @@ from installer.doctor import (
 from installer.doctor.finding import Finding
 from installer.doctor.host import Host
 from installer.manifest import Manifest
-from llmsvc import config, env, paths
-from llmsvc.errors import SettingError, UnavailableError
-
-WELL = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
-
-
-class MadeUp(Host):
-    """A host of which a test says what it is."""
-
-    def __init__(self, **facts: Any) -> None:
-        self.__dict__.update(
-            {"systemd": True, "units": {}, "models": [], "running": [], "manifest": None} | facts
-        )
-
-
-def names(found: Any) -> list[str]:
-    return [finding.name for finding in found]
-
-
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What programs print, by the first two words of their command."""
-    prints: dict[str, str] = {}
-
-    def run(argv: list[str], **_: Any) -> CompletedProcess[str]:
-        return CompletedProcess(argv, 0, prints.get(" ".join(str(word) for word in argv[:2]), ""), "")
-
-    monkeypatch.setattr(machine, "run", run)
-    return prints
+from llmsvc import config, paths
+from llmsvc.errors import UnavailableError
+from tests.unit.installer.made_up import WELL, MadeUp, names, settings
 
 
 @pytest.mark.parametrize(
@@ -67,6 +40,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         ({"LoadState": "masked"}, "unit-masked"),
         ({"LoadState": "bad-setting"}, "unit-broken"),
         ({"ActiveState": "failed"}, "unit-failed"),
+        ({"ActiveState": "activating", "SubState": "auto-restart"}, "unit-failed"),
+        ({"LoadState": "not-found"}, "unit-broken"),
         ({"ActiveState": "inactive"}, "unit-stopped"),
         ({"UnitFileState": "disabled"}, "unit-disabled"),
         ({"NeedDaemonReload": "yes"}, "reload-pending"),
@@ -80,10 +55,6 @@ def test_the_states_of_units(state: dict[str, str], name: str | None) -> None:
             units={other: WELL | (state if other == unit else {}) for other in services.at_boot(proxy=True)}
         )
         assert names(units.states(host)) == ([name] if name else [])
-
-
-def settings(**values: str) -> config.Config:
-    return config.parse({key: env.Entry(key, value, 1) for key, value in values.items()}, Path("config.env"))
 
 
 def test_in_single_key_mode_other_units_run_and_there_is_no_database() -> None:
@@ -390,12 +361,16 @@ def test_a_database_that_does_not_answer_is_told_in_its_words(
     monkeypatch.setattr(database.provision, "database_exists", refuse)
     (tmp_path / ".s.PGSQL.5433").touch()
     settings = dataclasses.replace(config.parse({}, tmp_path), postgres_auth_host=str(tmp_path))
+    monkeypatch.setattr(database.clusters, "known", list)
     (found,) = database.check(MadeUp(config=settings))
-    fix = "sudo systemctl restart postgresql; if that is not it, start it"
-    assert (found.name, found.what, found.fix) == ("database", "PostgreSQL does not answer", fix)
+    assert (found.name, found.what, found.fix) == ("database", "PostgreSQL does not answer", "start it")
+    down = database.clusters.Cluster("15", "main", settings.postgres_auth_port, "down")
+    monkeypatch.setattr(database.clusters, "known", lambda: [down])
+    (found,) = database.check(MadeUp(config=settings))
+    assert found.command == "sudo systemctl restart postgresql@15-main"
     monkeypatch.setattr(database.provision, "database_exists", lambda other: other.postgres_auth_port == 5433)
     (found,) = database.check(MadeUp(config=settings))
-    assert found.name == "database-cluster" and "POSTGRES_AUTH_PORT=5433" in found.fix
+    assert (found.name, found.command) == ("database-cluster", "sudo llmsvc install")
 
 
 def test_wrong_settings_do_not_keep_the_right_ones_from_counting(
@@ -404,7 +379,7 @@ def test_wrong_settings_do_not_keep_the_right_ones_from_counting(
     monkeypatch.setattr(paths, "CONFIG_ENV", tmp_path / "config.env")
     paths.CONFIG_ENV.write_text("NONSENSE=1\nLLAMA_PROXY_RATE_LIMIT=many\nLLAMA_PROXY_PORT=8009\n")
     host = Host()
-    assert isinstance(host.config_problem, SettingError)
+    assert [problem.line for problem in host.config_problems] == [2]
     assert (host.config.llama_proxy_port, host.config.llama_proxy_rate_limit) == (8009, 60)
     paths.CONFIG_ENV.write_text("no setting\n")
     assert Host().config.llama_proxy_port == 8001
