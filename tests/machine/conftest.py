@@ -69,6 +69,11 @@ class Machine:
         done = self.exec("bash", "-c", look, "bash", *arguments, check=False, seconds=seconds + 60)
         assert done.returncode == 0, f"{units} are {self.states(*units)}, not {states}"
 
+    def ended(self, unit: str) -> float:
+        """When the unit last began to stop, as time.time() counts."""
+        since_boot = int(self.out("systemctl", "show", "-P", "ActiveExitTimestampMonotonic", unit)) / 1e6
+        return since_boot - time.monotonic() + time.time()
+
     def start(self, model: str) -> None:
         self.exec("systemctl", "start", f"llama-server@{model}")
 

@@ -6,14 +6,19 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llmsvc import __version__
 from tests.machine.conftest import ROOT, SANDBOX, SUITES, Machine, run
 from tests.machine.load import Load
+from tests.machine.test_zero_loss import check_counted
 
+VERSION, NEWER = __version__, f"{__version__}.1"
 MODEL = "/var/cache/llmsvc/models/smollm2.gguf"
 UNITS = ("auth-proxy.socket", "auth-proxy", "llama-server@smollm2")
 OURS = r"""
@@ -60,21 +65,56 @@ def apt(server: Machine, *arguments: str) -> str:
 
 
 def newer(folder: Path) -> str:
-    """The same package as revision 2, in the same directory; its path in the machine."""
+    """A package of a later version, with one more migration and another unit; its path in the machine."""
     (old,) = folder.glob("llmsvc_*.deb")
     tree = folder / "tree"
     run("dpkg-deb", "-R", old, tree)
-    control, complete = tree / "DEBIAN/control", tree / "usr/lib/llmsvc/COMPLETE"
-    for file in (control, complete):
-        assert "+1~deb" in file.read_text()
-        file.write_text(file.read_text().replace("+1~deb", "+2~deb"))
-    new = folder / "newer" / old.name.replace("+1~deb", "+2~deb")
+    home = tree / "usr/lib/llmsvc"
+    (code,) = home.glob("lib/python3*/site-packages/llmsvc")
+    (unit,) = tree.glob("**/lib/systemd/system/auth-proxy.service")
+    version, adjustment = (f"{VERSION}+", f"{NEWER}+"), ("OOMScoreAdjust=-100", "OOMScoreAdjust=-101")
+    for file, (was, becomes) in {
+        tree / "DEBIAN/control": version,
+        home / "COMPLETE": version,
+        code / "__init__.py": (f'"{VERSION}"', f'"{NEWER}"'),
+        unit: adjustment,
+        home / "share/llmsvc/templates/auth-proxy.service.j2": adjustment,
+    }.items():
+        assert was in file.read_text()
+        file.write_text(file.read_text().replace(was, becomes))
+    (code / "database/migrations/9001_newer.sql").write_text("CREATE TABLE newer (a int);")
+    new = folder / "newer" / old.name.replace(*version)
     new.parent.mkdir()
     run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", tree, new)
     return f"/packages/newer/{new.name}"
 
 
-def test_a_package_from_apt_to_purge(package: tuple[str, Path], server: Machine) -> None:
+def upgrade_under_load(server: Machine, package: str, many: int, measured: Any) -> None:
+    """No request is lost, cut or counted wrongly: `many` before it, as many after it, and those meanwhile."""
+    keys = [server.add_user(f"load{number}", "--rate-limit", "1000000") for number in range(2)]
+    since, load = time.time(), Load(server, keys, tokens=1, stream_tokens=24)
+    with load.running():
+        load.await_more(many)
+        begin = time.time()
+        apt(server, "install", package)
+        measured(f"{server.suite}: upgrade of the package under load", time.time() - begin)
+        ends = {unit: server.ended(unit) for unit in UNITS[1:]}
+        load.await_more(many)
+    check_counted(server, load, since)
+    measured(f"{server.suite}: {len(load.answers)} requests, none lost, in", time.time() - since)
+    for unit, end in ends.items():
+        streams = load.streams_at(end)
+        assert begin < end and streams, unit
+        half = sum(answer.first < end for answer in streams)
+        measured(
+            f"{server.suite}: {unit} ended at {len(streams)} open streams, {half} half told, after",
+            end - begin,
+        )
+
+
+def test_a_package_from_apt_to_purge(
+    package: tuple[str, Path], server: Machine, long: bool, measured: Any
+) -> None:
     _, folder = package
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.deb"))
 
@@ -115,15 +155,17 @@ def test_a_package_from_apt_to_purge(package: tuple[str, Path], server: Machine)
     assert "nothing to do" in server.out("llmsvc", "install")
     assert server.post("/v1/chat/completions", body, server.key()).status_code == 200
 
-    # upgraded under load: no request is lost, and the new version runs
+    # upgraded under load
     before = server.out("systemctl", "show", "-P", "InvocationID", *UNITS).split()
-    load = Load(server, [server.add_user("load", "--rate-limit", "1000000")], clients=4)
-    with load.running():
-        apt(server, "install", newer(folder))
-    assert load.problems() == [] and len(load.answers) > 4
+    upgrade_under_load(server, newer(folder), 1000 if long else 30, measured)
     after = server.out("systemctl", "show", "-P", "InvocationID", *UNITS).split()
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, False]
     assert server.states(*UNITS) == ["active"] * 3
+    assert server.out("llmsvc", "--version") == f"llmsvc {NEWER}"
+    assert server.out("systemctl", "show", "-P", "OOMScoreAdjust", "auth-proxy") == "-101"
+    assert server.sql("select tablename from pg_tables where tablename = 'newer'")
+    assert "nothing to do" in server.out("llmsvc", "install")
+    assert json.loads(server.exec("llmsvc", "doctor", "--json", check=False).stdout)["findings"] == []
 
     # removed: nothing runs, data stay; and back again
     apt(server, "remove", "llmsvc")

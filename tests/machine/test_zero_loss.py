@@ -80,10 +80,7 @@ def test_plain_switches_and_restarts_of_the_proxy_under_load_lose_nothing(machin
             begin = time.time()
             machine.start(("gemma3", "smollm2")[number % 2])
             times.append(time.time() - begin)
-            answered = len(load.answers)
-            while len(load.answers) < answered + 4:
-                assert time.time() - begin < 60, "no answers any more"
-                time.sleep(0.05)
+            load.await_more(4)
         done.set()
         other.join()
     check_counted(machine, load, since)
@@ -120,16 +117,12 @@ def test_a_model_that_does_not_start_costs_no_request(machine, keys, kind, measu
     load = Load(machine, keys, clients=4)
     try:
         with load.running():
-            while len(load.answers) < 4:
-                time.sleep(0.05)
+            load.await_more(4)
             begin = time.time()
             failed = machine.exec("systemctl", "start", "llama-server@broken", check=False)
             assert failed.returncode != 0
             machine.await_states(["llama-server@smollm2", "llama-server@broken"], ["active", "failed"])
-            answered = len(load.answers)
-            while len(load.answers) < answered + 4:
-                assert time.time() - begin < 60, "no answers any more"
-                time.sleep(0.05)
+            load.await_more(4)
         check_counted(machine, load, since)
         errors = [
             entry["MESSAGE"]
