@@ -92,6 +92,7 @@ def test_an_upgrade_under_load_loses_nothing_and_a_failed_one_leaves_nothing(
         begin = time.time()
         machine.exec("llmsvc", "upgrade", "/srv/newer", "--wheelhouse", wheelhouse, seconds=300)
         measured(f"{machine.suite}: upgrade under load", time.time() - begin)
+        ends = [machine.ended(unit) for unit in ("auth-proxy", "llama-server@smollm2")]
         load.await_more(2500 if long else 8)
         assert machine.out("llmsvc", "--version") == "llmsvc 0.1.1"
         assert "new9001" in tables(machine)
@@ -108,6 +109,7 @@ def test_an_upgrade_under_load_loses_nothing_and_a_failed_one_leaves_nothing(
             assert "0.1.2" not in machine.out("ls", "/opt/llmsvc/releases"), kind
     assert machine.out("llmsvc", "db", "migrate") == "nothing to do"
     check_counted(machine, load, since)
+    assert all(begin < end and load.streams_at(end) for end in ends)
     measured(f"{machine.suite}: {len(load.answers)} requests, none lost, in", time.time() - since)
     assert machine.out("systemctl", "show", "-P", "OOMScoreAdjust", "auth-proxy") == "-50"
     assert "nothing to do" in machine.out("llmsvc", "install")
