@@ -157,7 +157,7 @@ def test_a_package_from_apt_to_purge(
 
     # upgraded under load
     before = server.out("systemctl", "show", "-P", "InvocationID", *UNITS).split()
-    upgrade_under_load(server, newer(folder), 500 if long else 30, measured)
+    upgrade_under_load(server, newer(folder), 250 if long else 30, measured)
     after = server.out("systemctl", "show", "-P", "InvocationID", *UNITS).split()
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, False]
     assert server.states(*UNITS) == ["active"] * 3
