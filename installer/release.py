@@ -18,8 +18,6 @@ from llmsvc import paths
 from llmsvc.errors import Error
 from llmsvc.process import run
 
-_PYTHON = Path("/usr/bin/python3")
-"""The distribution's: the services must survive whatever a user has in PATH."""
 _DATA = ("units", "templates", "models")
 
 
@@ -39,11 +37,12 @@ def wanted() -> Path:
             f"there is neither llama-cpp-python nor xllamacpp in {prefix}, of which the services need one",
             hint="install llmsvc[engine] or llmsvc[native] instead of llmsvc, or use packaging/install.sh",
         )
-    version = run([_PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).stdout.strip()
+    python = paths.PYTHON
+    version = run([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).stdout.strip()
     if version != f"{sys.version_info.major}.{sys.version_info.minor}":
         raise Error(
-            f"this is Python {sys.version.split()[0]}, and the services need {_PYTHON}, which is {version}",
-            hint=f"install llmsvc with {_PYTHON}: pipx install --python {_PYTHON}; or packaging/install.sh",
+            f"this is Python {sys.version.split()[0]}, and the services need {python}, which is {version}",
+            hint=f"install llmsvc with {python}: pipx install --python {python}; or packaging/install.sh",
         )
     return paths.PREFIX / "releases" / f"{llmsvc.__version__}-{_fingerprint()}"
 
@@ -62,7 +61,8 @@ def make(release: Path, undo: Undo) -> None:
     undo.appearing([release])
     shutil.rmtree(release, ignore_errors=True)
     release.parent.mkdir(parents=True, exist_ok=True)
-    run([_PYTHON, "-m", "venv", "--without-pip", release])
+    # by its version's name: an upgrade of the distribution gives the short one to another, and this one stays
+    run([paths.PYTHON.resolve(), "-m", "venv", "--without-pip", release])
     site = next((release / "lib").glob("python3*")) / "site-packages"
     ignore = shutil.ignore_patterns(
         "__pycache__", "__editable__*", "*.pth", "_virtualenv.py", "distutils-precedence*"

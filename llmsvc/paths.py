@@ -64,6 +64,8 @@ PACKAGE = Path("/usr/lib/llmsvc")
 PACKAGED = Path(sys.prefix) == PACKAGE
 """Whether we are a package of the distribution, which brings its files itself and owns them."""
 
+PYTHON = Path("/usr/bin/python3")
+"""The distribution's: the services must survive whatever a user has in PATH."""
 PREFIX = PACKAGE if PACKAGED else Path("/opt/llmsvc")
 VENV = PREFIX if PACKAGED else PREFIX / "venv"
 COMMAND = Path("/usr/bin/llmsvc" if PACKAGED else "/usr/local/bin/llmsvc")

@@ -203,7 +203,8 @@ make_environment() {
     mkdir "$work/source/packaging"
     cp -R -- "$root/packaging/grafana" "$work/source/packaging/"
     quietly "$work/log" pip wheel --no-index --no-build-isolation --no-deps -w "$work/wheel" "$work/source"
-    "$python" -m venv --without-pip "$release"
+    # by its version's name: an upgrade of the distribution gives the short one to another, and this one stays
+    "$(readlink -f -- "$python")" -m venv --without-pip "$release"
     { pinned && echo llmsvc; } >"$work/names.txt"
     quietly "$work/log" pip --python "$release/bin/python" install --no-index --no-deps --no-compile \
         --find-links "$from" --find-links "$work/wheel" -r "$work/names.txt"

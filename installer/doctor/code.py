@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from installer.doctor.finding import RELOAD, Finding, error
+from installer.doctor.finding import RELOAD, Finding, error, warning
 from installer.doctor.host import Host
 from llmsvc import paths
 from llmsvc.errors import Error, UnavailableError
@@ -45,6 +45,7 @@ def check(host: Host) -> Iterator[Finding]:
             )
             return
     yield from _version(host, release, python)
+    yield from _superseded(host, python, interpreter)
     yield from _processor(host)
     yield from _writable(release, interpreter)
 
@@ -64,6 +65,18 @@ def _version(host: Host, release: Path, python: Path) -> Iterator[Finding]:
             "interpreter-wrong",
             f"{python} cannot run llmsvc: {said}",
             f"no service can start again; the packages in {release} are for {made_for}",
+            host.repair,
+        )
+
+
+def _superseded(host: Host, python: Path, interpreter: Path) -> Iterator[Finding]:
+    """Whether the distribution has been upgraded to another Python since."""
+    current = paths.PYTHON.resolve()
+    if current.exists() and current != interpreter:
+        yield warning(
+            "interpreter-old",
+            f"{python} is {interpreter}, and the Python of this release of the distribution is {current}",
+            "it gets no security updates any more; once 'apt autoremove' takes it away, no service can start",
             host.repair,
         )
 

@@ -153,12 +153,16 @@ FAULTS: dict[str, tuple[str, str]] = {
     ),
     "gpu-engine": append("REQUIRE_GPU=1", GEMMA),
     "interpreter-hidden": (
-        f"mkdir /home/dev; cp /usr/bin/python3 /home/dev/; ln -sfn /home/dev/python3 {VENV}/bin/python3",
-        f"ln -sfn /usr/bin/python3 {VENV}/bin/python3; rm -r /home/dev",
+        f"mkdir /home/dev; cp /usr/bin/python3 /home/dev/; ln -sfn /home/dev/python3 {VENV}/bin/python",
+        f"ln -sfn /usr/bin/python3 {VENV}/bin/python; rm -r /home/dev",
     ),
     "interpreter-missing": (
-        f"ln -sfn /usr/bin/python3.99 {VENV}/bin/python3",
-        f"ln -sfn /usr/bin/python3 {VENV}/bin/python3",
+        f"ln -sfn /usr/bin/python3.99 {VENV}/bin/python",
+        f"ln -sfn /usr/bin/python3 {VENV}/bin/python",
+    ),
+    "interpreter-old": (
+        f"cp /usr/bin/python3 /usr/bin/python3.9; ln -sfn /usr/bin/python3.9 {VENV}/bin/python",
+        f"ln -sfn /usr/bin/python3 {VENV}/bin/python; rm /usr/bin/python3.9",
     ),
     "code-writable": mode("777", f"{VENV}/bin/."),
     "clock": ("touch -d '+2 days' /var/lib/llmsvc/good-models", "touch /var/lib/llmsvc/good-models"),

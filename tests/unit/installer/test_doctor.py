@@ -190,6 +190,7 @@ def venv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (release / "bin/llmsvc").write_text("")
     monkeypatch.setattr(paths, "VENV", tmp_path / "venv")
     (tmp_path / "venv").symlink_to(release)
+    monkeypatch.setattr(paths, "PYTHON", release / "bin/python")
     monkeypatch.setattr(code, "HIDDEN", ())
     monkeypatch.setattr(code, "_writable", lambda *_: ())
     return release
@@ -216,6 +217,21 @@ def test_another_interpreter_than_the_packages_are_for(venv: Path, script: str, 
     assert names(found) == ([name] if name else [])
     if found:
         assert "No module named" in found[0].what and "python3.11" in found[0].why
+
+
+def test_the_distribution_has_another_python_now(venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreters = {name: venv / "usr" / name for name in ("python3.11", "python3.13")}
+    (venv / "usr").mkdir()
+    for file in interpreters.values():
+        file.write_text("#!/bin/sh\n")
+        file.chmod(0o755)
+    (venv / "bin/python").symlink_to(interpreters["python3.11"])
+    python = venv / "usr/python3"
+    monkeypatch.setattr(paths, "PYTHON", python)
+    for current, said in (("python3.11", []), ("python3.13", ["interpreter-old"]), ("python3.14", [])):
+        python.unlink(missing_ok=True)
+        python.symlink_to(current)
+        assert names(code.check(MadeUp())) == said
 
 
 # ---------------------------------------------------------------------------------------------------------
