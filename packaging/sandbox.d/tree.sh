@@ -25,3 +25,12 @@ in_tree() {
     trap 'rm -rf -- "$work"' EXIT
     [ -z "$failed" ]
 }
+
+# lock_archives SUITE: $cache/apt/SUITE, which keeps what apt has fetched, is ours until we end; apt itself fails where
+# another process uses it
+lock_archives() {
+    local lock
+    mkdir -p "$cache/apt/$1/partial"
+    exec {lock}>"$cache/apt/.$1.lock"
+    flock -n "$lock" || { step "waiting for another process that takes packages of $1 from apt" && flock "$lock"; }
+}

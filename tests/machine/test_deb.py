@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +13,9 @@ from typing import Any
 import pytest
 
 from llmsvc import __version__
-from tests.machine.conftest import ROOT, SANDBOX, SUITES, Machine, run
+from tests.machine.conftest import SANDBOX, SUITES, Machine, run
+from tests.machine.debian import apt, build
+from tests.machine.elsewhere import CLUSTER, COUNT, PASSWORD, URL
 from tests.machine.load import Load
 from tests.machine.test_zero_loss import check_counted
 
@@ -37,13 +38,8 @@ def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     suite = request.param
     if suite != SUITES[0] and not request.config.getoption("--long"):
         pytest.skip("the other suite with --long")
-    # to try something out, without the minutes that a build takes
-    if built := os.environ.get(f"LLMSVC_TEST_DEB_{suite.upper()}"):
-        folder = tmp_path_factory.mktemp(suite) / "copy"
-        shutil.copytree(built, folder)
-        return suite, folder
     folder = tmp_path_factory.mktemp(suite)
-    run(ROOT / "packaging/deb", "--suite", suite, "--depends", folder)
+    build(suite, folder)
     return suite, folder
 
 
@@ -57,11 +53,6 @@ def server(package: tuple[str, Path]) -> Iterator[Machine]:
         yield machine
     finally:
         subprocess.run([SANDBOX, "down", machine.name], check=False, timeout=60, capture_output=True)
-
-
-def apt(server: Machine, *arguments: str) -> str:
-    command = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y", "--no-install-recommends")
-    return server.exec(*command, *arguments, seconds=600).stdout
 
 
 def newer(folder: Path) -> str:
@@ -179,3 +170,37 @@ def test_a_package_from_apt_to_purge(
     server.exec("rm", "/root/llmsvc.key", "/root/one.key")
     left = server.shell(OURS).stdout.split()
     assert [path for path in left if "/dpkg/" not in path and "/var/log" not in path] == []
+
+
+def test_a_package_with_a_database_elsewhere(package: tuple[str, Path], server: Machine) -> None:
+    """On the machine that the test before has purged: over TCP with TLS and a password."""
+    _, folder = package
+    files = sorted(
+        file.relative_to(folder) for place in (".", "depends") for file in (folder / place).glob("*.deb")
+    )
+    apt(server, "install", *(f"/packages/{file}" for file in files))
+    server.exec("bash", "-c", "umask 077; cat >/root/password", stdin=f"{PASSWORD}\n")
+    server.shell(CLUSTER)
+    database = ("--database", f"{URL}db.pem", "--database-password-file", "/root/password")
+    key = ("--key-file", "/root/llmsvc.key")
+    server.exec("llmsvc", "install", "--model", MODEL, *database, *key, seconds=300)
+    assert "nothing to do" in server.out("llmsvc", "install")
+    body = {"max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]}
+    assert server.post("/v1/chat/completions", body, server.key()).status_code == 200
+    assert json.loads(server.exec("llmsvc", "doctor", "--json", check=False).stdout)["findings"] == []
+    deadline = time.monotonic() + 30
+    while server.shell(COUNT).stdout.strip() == "0":
+        assert time.monotonic() < deadline, "no row of the request"
+        time.sleep(0.2)
+    # what differs from the package's units is in drop-ins, and the password is a credential
+    assert not server.out("find", "/etc/systemd/system", "-type", "f", "-name", "*ll*m*.service")
+    server.shell("! grep -rF se:cr /etc/llmsvc /etc/systemd /var/lib/llmsvc --exclude-dir=credentials")
+
+    # neither the local PostgreSQL was touched, nor is the other by a purge
+    ours = "cd /; runuser -u postgres -- psql -Atc \"select datname from pg_database where datname ~ 'llm'\""
+    assert server.shell(ours).stdout == ""
+    apt(server, "purge", "llmsvc")
+    server.exec("rm", "/root/llmsvc.key")
+    left = server.shell(OURS).stdout.split()
+    assert [path for path in left if "/dpkg/" not in path and "/var/log" not in path] == []
+    assert server.shell(COUNT).stdout.strip() != "0"

@@ -8,6 +8,8 @@ import time
 import httpx
 import pytest
 
+from tests.machine.elsewhere import CLUSTER, COUNT, PASSWORD, URL
+
 BODY = {"model": "current", "max_tokens": 2, "messages": [{"role": "user", "content": "Hello"}]}
 CHAT = "/v1/chat/completions"
 
@@ -44,31 +46,6 @@ def test_it_listens_on_ipv4_ipv6_and_a_unix_socket_at_once(machine):
     machine.exec("llmsvc", "install", "--listen", "127.0.0.1:8001")
     assert "[::1]:8001" not in machine.out("ss", "-Hltn")
     assert machine.exec("ls", "/run/llmsvc.sock", check=False).returncode == 2
-
-
-PASSWORD = "se:cr\\et"
-CLUSTER = """
-version=$(ls /usr/lib/postgresql)
-place=/etc/postgresql/$version/elsewhere
-openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=db.example.test -keyout /root/db.key \
-    -addext subjectAltName=DNS:db.example.test -out /etc/ssl/db.pem 2>/dev/null
-openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=other -keyout /dev/null \
-    -out /etc/ssl/other.pem 2>/dev/null
-grep -q db.example.test /etc/hosts || echo 127.0.0.1 db.example.test >>/etc/hosts
-pg_createcluster $version elsewhere -p 5544 --encoding=UTF8 --locale=C -- --auth-host=scram-sha-256 >/dev/null
-install -o postgres -m 0600 /root/db.key $place/db.key
-printf "%s\\n" "listen_addresses = '127.0.0.1'" "ssl = on" "ssl_cert_file = '/etc/ssl/db.pem'" \
-    "ssl_key_file = '$place/db.key'" >>$place/postgresql.conf
-printf '%s\\n' 'hostssl all all 127.0.0.1/32 scram-sha-256' 'local all postgres peer' >$place/pg_hba.conf
-pg_ctlcluster $version elsewhere start
-cd / && runuser -u postgres -- psql -qp 5544 -c "CREATE ROLE llm LOGIN PASSWORD '$(cat /root/password)'" \
-    -c "CREATE DATABASE llm OWNER llm ENCODING 'UTF8' TEMPLATE template0"
-"""
-URL = "postgresql://llm@db.example.test:5544/llm?sslmode=verify-full&sslrootcert=/etc/ssl/"
-COUNT = (
-    "cd / && runuser -u postgres -- psql -qAtp 5544 llm -c "
-    "\"select count(*) from llama_requests where state = 'ok'\""
-)
 
 
 def test_a_database_elsewhere_over_tls_with_a_password(machine):

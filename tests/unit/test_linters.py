@@ -22,6 +22,7 @@ SCRIPTS = (
     "packaging/rpm/check",
     *(f"packaging/debian/{name}" for name in ("build", "depends", "preinst", "postinst", "prerm", "postrm")),
     "tests/run",
+    "tests/machine/fetch-upgrade",
     ".ci/run",
 )
 UNITS = ("units/llmsvc-generator", "units/instance-hook")
