@@ -153,6 +153,17 @@ def test_what_the_checkout_installed(server: Machine) -> None:
     assert findings(server) == []
     await_rows(server, 6)
 
+    # it is removed with its data: nothing is made unasked, and the one that is named gets a backup
+    server.shell("cd /; pg_dropcluster --stop 17 main; pg_createcluster --start 17 main -p 5433")
+    refused = server.exec(*INSTALL, check=False, seconds=600)
+    anew = "postgresql:///llmsvc?port=5433"
+    assert refused.returncode != 0 and f"--database '{anew}'" in refused.stderr, refused.stderr
+    server.exec(*INSTALL, "--database", anew, seconds=600)
+    server.exec("llmsvc", "db", "restore", "/root/backup.tar", "--force", seconds=300)
+    chat(server)
+    assert findings(server) == []
+    await_rows(server, 3)
+
 
 def test_what_a_package_installed(packaged: Machine) -> None:
     apt(packaged, "install", *packaged.shell(f"find /packages/{OLD} -name '*.deb'").stdout.split())
