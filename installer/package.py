@@ -17,7 +17,8 @@ _LISTS = frozenset(
         *("SystemCallFilter", "ReadWritePaths", "BindReadOnlyPaths"),
     }
 )
-"""Settings of which each assignment adds to those before it; an empty one takes them away."""
+"""Settings of which each assignment adds to those before it; an empty one takes them away. Only dependencies
+stay: with a database elsewhere the local PostgreSQL is wanted too, which does no harm."""
 
 _Unit = dict[tuple[str, str], list[str]]
 
@@ -57,8 +58,8 @@ def difference(unit: str, wanted: str) -> list[str]:
             lines.append(f"[{section}]")
         added = new[len(old) :] if new[: len(old)] == old and place[1] in _LISTS else None
         if added is None:
-            # also for one that is gone: without a value it is the default
-            lines += [f"{place[1]}="] if place[1] in _LISTS or not new else []
+            # one that is gone must be a list: what has one value keeps it where an empty one is assigned
+            lines += [f"{place[1]}="] if place[1] in _LISTS else []
             added = new
         lines += [f"{place[1]}={value}" for value in added]
     return lines

@@ -18,11 +18,15 @@ def units(gpu: str, systemd: int = 252, **settings: str) -> dict[str, str]:
 
 
 def merged(unit: str, lines: list[str]) -> dict[tuple[str, str], list[str]]:
-    """What systemd makes of a unit and its drop-in: lists add up, an empty value clears, the last counts."""
+    """What systemd makes of a unit and its drop-in: lists add up, an empty one clears, the last counts.
+
+    An empty boolean is an error, of which it only warns: the value before counts.
+    """
     found = package._parse(unit)
     for place, values in package._parse("\n".join(lines)).items():
         for value in values:
             if value == "":
+                assert place[1] in package._LISTS
                 found.pop(place, None)
             elif place[1] in package._LISTS:
                 found.setdefault(place, []).append(value)
@@ -71,7 +75,6 @@ def test_a_package_has_the_units_of_both_modes() -> None:
     ("base", "wanted", "lines"),
     [
         ("[Service]\nA=1\n", "[Service]\nA=2\n", ["[Service]", "A=2"]),
-        ("[Service]\nA=1\n", "[Service]\n", ["[Service]", "A="]),
         (
             "[Service]\nDeviceAllow=a\n",
             "[Service]\nDeviceAllow=a\nDeviceAllow=b\n",
