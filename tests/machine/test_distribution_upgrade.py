@@ -167,6 +167,10 @@ def test_what_the_checkout_installed(server: Machine) -> None:
 
 def test_what_a_package_installed(packaged: Machine) -> None:
     apt(packaged, "install", *packaged.shell(f"find /packages/{OLD} -name '*.deb'").stdout.split())
+    # as if they had come from a mirror, and not as files that somebody named
+    packaged.shell(
+        f"for file in /packages/{OLD}/depends/*; do apt-mark auto $(dpkg-deb -f $file Package); done"
+    )
     model = ("--model", "/var/cache/llmsvc/models/smollm2.gguf")
     packaged.exec("llmsvc", "install", *model, "--key-file", "/root/llmsvc.key", seconds=300)
     chat(packaged)
