@@ -77,7 +77,9 @@ def _superseded(host: Host, python: Path, interpreter: Path) -> Iterator[Finding
             "interpreter-old",
             f"{python} is {interpreter}, and the Python of this release of the distribution is {current}",
             "it gets no security updates any more; once 'apt autoremove' takes it away, no service can start",
-            host.repair,
+            "install the package for this release: sudo apt install ./llmsvc_*.deb"
+            if paths.PACKAGED
+            else host.repair,
         )
 
 

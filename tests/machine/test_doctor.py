@@ -186,7 +186,7 @@ FAULTS: dict[str, tuple[str, str]] = {
 DEAR = {
     *("file-missing", "manifest", "exclusion-broken", "listen", "local-key", "polkit-rule"),
     *("database-cluster", "database-encoding", "model-missing", "model-damaged"),
-    *("interpreter-hidden", "interpreter-missing"),
+    *("interpreter-hidden", "interpreter-missing", "interpreter-old"),
     # as cheap as others that are followed, and of the same kind
     *("exclusion-missing", "boot", "unit-stopped", "config-unreadable", "settings-writable", "code-writable"),
 }
