@@ -97,6 +97,13 @@ def return_to(before: Mapping[str, Any]) -> None:
             manager.switch(model)
 
 
+def failed() -> bool:
+    """Whether the proxy or a model has failed to start."""
+    ours = (manager.SOCKET, manager.PROXY, manager.unit("*"))
+    listed = run(["systemctl", "list-units", "--failed", "--plain", "--no-legend", *ours], check=False)
+    return bool(listed.stdout.strip())
+
+
 def stop(names: Sequence[str]) -> None:
     """Stops units that may no longer exist."""
     known = [name for name, unit in units(names).items() if unit.active]

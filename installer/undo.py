@@ -137,10 +137,12 @@ class Undo:
         self._journal.unlink()
         shutil.rmtree(self.directory)
 
-    def put_back(self, report: Callable[[str], None]) -> None:
+    def put_back(self, report: Callable[[str], None], *, again: bool = False) -> None:
         """Makes the host as it was before begin().
 
         :param report: called with what is put back, in words
+        :param again: another run tried, and what starts the services anew follows: one that does not run any
+            more with what it had before is told, and no failure, or nothing could ever mend it
         :raises Error: some of it could not be; the journal stays, and the next run tries again
         """
         failures = []
@@ -148,8 +150,9 @@ class Undo:
             try:
                 putback.put_back(self.directory, entry)
             except (Error, OSError) as error:
-                failures.append(str(error))
                 report(f"could not be put back: {error}")
+                if not (again and entry["kind"] == "services" and services.failed()):
+                    failures.append(str(error))
         if failures:
             raise Error(
                 f"not everything could be put back: {failures[0]}",
@@ -212,7 +215,7 @@ def recover(report: Callable[[str], None]) -> bool:
         return False
     report("an installation before this one did not end: putting back what it changed")
     with process.undisturbed():
-        undo.put_back(report)
+        undo.put_back(report, again=True)
     return True
 
 

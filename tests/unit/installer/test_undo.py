@@ -158,6 +158,32 @@ def test_a_second_ctrl_c_does_not_reach_what_puts_back(host: Path, monkeypatch: 
     assert int(process.run([sys.executable, "-c", "import os; print(os.getsid(0))"]).stdout) == os.getsid(0)
 
 
+@pytest.mark.parametrize("failed", [True, False])
+def test_what_no_longer_runs_as_before_keeps_no_later_installation_from_mending_it(
+    host: Path, monkeypatch: pytest.MonkeyPatch, failed: bool
+) -> None:
+    before = tree(host)
+
+    def return_to(_: object) -> None:
+        raise Error("auth-proxy.service does not start")
+
+    monkeypatch.setattr(services, "return_to", return_to)
+    monkeypatch.setattr(services, "failed", lambda: failed)
+    with pytest.raises(Error, match="not everything could be put back"), undo.transaction(print) as journal:
+        change(journal, host)
+        raise Error("no")
+    told: list[str] = []
+    if failed:
+        assert undo.recover(told.append)
+        assert tree(host) == before
+        assert told[-1] == "could not be put back: auth-proxy.service does not start"
+    else:
+        # systemd itself does not answer
+        with pytest.raises(Error, match="not everything could be put back"):
+            undo.recover(told.append)
+        assert undo.Undo().pending
+
+
 def test_a_file_comes_back_on_a_disk_that_is_full(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tree(host)
 
