@@ -141,9 +141,9 @@ class Counter:
             self._begun = True
             self.passing("line", entry["kind"])
 
-        def putting_back(this: undo.Undo, report: Callable[[str], None]) -> None:
+        def putting_back(this: undo.Undo, report: Callable[[str], None], *, again: bool = False) -> None:
             self._undoing = True
-            put_back(this, report)
+            put_back(this, report, again=again)
 
         def entry(directory: Path, entry: dict[str, Any]) -> None:
             self.passing("undo", entry["kind"])

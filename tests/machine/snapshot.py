@@ -28,6 +28,8 @@ LEFT_OUT = re.compile(
 RUNNING = re.compile(
     r"/run/(llm|llama).*|/var/lib/llmsvc/(proxy|good-models|used-models|backups|\.settings.*).*"
 )
+LIMITS = "/var/lib/llmsvc/proxy/limits.json"
+"""The proxy writes it at its end, with the times of requests."""
 ONESHOTS = ("llmsvc-models.service", "llmsvc-models-reload.service")
 """They run for a moment whenever models.d has changed."""
 OURS = ("llm*", "llama*", "auth-proxy*")
@@ -102,7 +104,7 @@ def _described(path: str, found: os.stat_result) -> str:
         return f"{what} {os.readlink(path)}"
     if kind == stat.S_IFDIR:
         return f"d{what}"
-    if kind != stat.S_IFREG or path.startswith("/var/log/"):
+    if kind != stat.S_IFREG or path.startswith("/var/log/") or path == LIMITS:
         return what
     key = (path, found.st_ino, found.st_size, found.st_mtime_ns)
     if key not in _hashes:
