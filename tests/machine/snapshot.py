@@ -54,7 +54,8 @@ def snapshot(*, installed: bool = False) -> list[str]:
         lines += [
             f"{command.split()[0]} {word[0]} {word[column]}"
             for word in words
-            if column == 1 or word[0] not in ONESHOTS
+            # systemd forgets those that are inactive when it likes
+            if column == 1 or (word[0] not in ONESHOTS and word[column] != "inactive")
         ]
     lines += sorted(_sql("select datname from pg_database union all select rolname from pg_roles"))
     if installed:
