@@ -105,32 +105,22 @@ def states(host: Host) -> Iterator[Finding]:
 
 def _state(host: Host, name: str) -> Iterator[Finding]:
     load = host.unit(name, "LoadState")
+    mended = host.mend(name, f"sudo systemctl restart {name}")
     if load == "masked":
         yield _report(host, "unit-masked", [name], "masked", f"sudo systemctl unmask {name} && {INSTALL}")
     elif load == "not-found":
         yield _report(host, "unit-broken", [name], "not known to systemd", f"{RELOAD} && {INSTALL}")
     elif load != "loaded":
         what = f"refused by systemd ({load}){host.last_words(name)}"
-        yield _report(host, "unit-broken", [name], what, host.mend(name, f"sudo systemctl restart {name}"))
+        yield _report(host, "unit-broken", [name], what, mended)
     elif host.broken(name):
         failed = host.unit(name, "ActiveState") == "failed"
         what = "failed" if failed else "ending as soon as it starts, again and again"
-        yield _report(
-            host,
-            "unit-failed",
-            [name],
-            f"{what}{host.last_words(name)}",
-            host.mend(name, f"sudo systemctl restart {name}"),
-        )
+        yield _report(host, "unit-failed", [name], f"{what}{host.last_words(name)}", mended)
     user = host.unit(name, "User")
     if name == manager.PROXY and load == "loaded" and user not in ("", paths.PROXY_USER):
-        yield _report(
-            host,
-            "unit-user",
-            [name],
-            f"set to run as {user}, not as {paths.PROXY_USER}",
-            host.mend(name, f"sudo systemctl restart {name}"),
-        )
+        what = f"set to run as {user}, not as {paths.PROXY_USER}"
+        yield _report(host, "unit-user", [name], what, mended)
 
 
 def _report(host: Host, name: str, which: list[str], what: str, fix: str) -> Finding:

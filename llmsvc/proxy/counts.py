@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 
-from llmsvc.proxy.errors import ApiError
+from llmsvc.proxy.errors import too_many_waiting
 from llmsvc.proxy.participants import Participant
 
 _MOST_BYTES_PER_USER = 64 * 1024 * 1024
@@ -45,13 +45,8 @@ class Counts:
         """
         line = self._lines.get(who.key) or _Line()
         if line.count and (line.count > self._per_user or line.bytes + size > _MOST_BYTES_PER_USER):
-            raise ApiError(
-                429,
-                f"You have {line.count - 1} requests waiting already that count tokens; wait for them.",
-                kind="requests",
-                code="too_many_waiting",
-                state="rejected_queue",
-                headers=[(b"retry-after", b"1")],
+            raise too_many_waiting(
+                f"You have {line.count - 1} requests waiting already that count tokens; wait for them."
             )
         self._lines[who.key] = line
         line.count += 1

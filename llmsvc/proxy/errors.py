@@ -51,6 +51,18 @@ def unauthorized(message: str) -> ApiError:
     )
 
 
+def too_many_waiting(message: str) -> ApiError:
+    """429: the participant has as many requests in a queue as it may have."""
+    return ApiError(
+        429,
+        message,
+        kind="requests",
+        code="too_many_waiting",
+        state="rejected_queue",
+        headers=[(b"retry-after", b"1")],
+    )
+
+
 def unavailable(message: str, code: str, *, state: str = "error", retry_after: int = 5) -> ApiError:
     """503 with Retry-After in seconds: it works again later."""
     return ApiError(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from llmsvc.proxy.backends import Backend, Loading, Usage
 from llmsvc.proxy.budget import Budget
-from llmsvc.proxy.errors import ApiError, unavailable
+from llmsvc.proxy.errors import ApiError, too_many_waiting, unavailable
 from llmsvc.proxy.participants import Participant
 
 _SWEEP_SECONDS = 0.25
@@ -199,13 +199,8 @@ class FairQueue:
         if line is not None and (
             len(line.waiters) >= self.per_user or line.bytes + size > _MOST_BYTES_PER_USER
         ):
-            raise ApiError(
-                429,
-                f"You have {len(line.waiters)} requests waiting already; wait for some of them.",
-                kind="requests",
-                code="too_many_waiting",
-                state="rejected_queue",
-                headers=[(b"retry-after", b"1")],
+            raise too_many_waiting(
+                f"You have {len(line.waiters)} requests waiting already; wait for some of them."
             )
         if self.waiting >= self.total or (self.waiting and self._bytes + size > _MOST_BYTES):
             raise unavailable("Too many requests are waiting.", "queue_full", state="rejected_queue")
