@@ -148,11 +148,15 @@ def _enter(descriptor: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
+def _listed() -> list[str]:
+    """The machines that run."""
+    listed = subprocess.run([SANDBOX, "list"], capture_output=True, text=True, check=True).stdout
+    return [line.split()[0] for line in listed.splitlines()[1:]]
+
+
 def _remove_left_over() -> None:
     """Machines of test runs that were killed."""
-    listed = subprocess.run([SANDBOX, "list"], capture_output=True, text=True, check=True).stdout
-    for line in listed.splitlines()[1:]:
-        name = line.split()[0]
+    for name in _listed():
         pid = name.rpartition("-")[2]
         if name.startswith("test-") and pid.isdigit() and not Path("/proc", pid).exists():
             subprocess.run([SANDBOX, "down", name], check=True)
@@ -204,6 +208,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         )
         report.sections.append(("journal of the machine", journal.stdout[-20_000:]))
     return report  # type: ignore[return-value]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """After the last test of a file the machine is as the next file expects it."""
+    machine = getattr(item, "funcargs", {}).get("machine")
+    yield
+    same = nextitem is not None and "machine" in getattr(nextitem, "fixturenames", ())
+    if machine is None or not same or nextitem.path == item.path or machine.name not in _listed():
+        return
+    units = ("auth-proxy.service", "llama-server@smollm2.service")
+    assert machine.states(*units) == ["active", "active"], f"{item.path.name} left another machine than it found"
 
 
 @pytest.fixture
