@@ -219,7 +219,9 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if machine is None or not same or nextitem.path == item.path or machine.name not in _listed():
         return
     units = ("auth-proxy.service", "llama-server@smollm2.service")
-    assert machine.states(*units) == ["active", "active"], f"{item.path.name} left another machine than it found"
+    assert machine.states(*units) == ["active", "active"], (
+        f"{item.path.name} left another machine than it found"
+    )
 
 
 @pytest.fixture

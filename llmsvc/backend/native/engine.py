@@ -276,6 +276,8 @@ class Engine:
                 self._has_moved()
                 for chunk in answer.feed(event):
                     answers.put(events, {"body": b"data: " + answers.encode(chunk)}, job)
+                if job.completion_tokens:
+                    slot.unread = 0
                 if answer.stopped:
                     ended = False
                     break

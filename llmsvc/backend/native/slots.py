@@ -27,6 +27,8 @@ class Slot:
     used: int = 0
     own: bool = False
     """Whether what it held was left by the one who has it now, and by nobody else."""
+    unread: int = 0
+    """Pieces of its prompt that are still to be read, as far as is known."""
 
 
 class Slots:
@@ -44,30 +46,40 @@ class Slots:
     def take(self, user: str, prints: tuple[bytes, ...]) -> tuple[Slot, bool]:
         """A free slot, and whether what it holds may be used.
 
-        What it holds of this user's prompt counts for it, and what would be lost counts against it, the less
-        the longer nobody came back for it. What others left counts as lost only: users with one system prompt
-        would else push each other out of their slots.
+        The server reads prompts in the order of slots. So a slot is the worse, the more somebody has to wait
+        for what is read, in pieces of a prompt:
 
-        Where it is all the same, short prompts get the first slots and long ones the last: the server reads
-        prompts in the order of slots.
+        - this user, for what is not held of the prompt, and all that is still to be read in slots before;
+        - whoever comes back for what the slot holds, the less likely the longer nobody did. What others left
+          counts like this only: users with one system prompt would else push each other out of their slots;
+        - behind a long prompt, half of those who get one of the slots after it.
+
+        Where it is all the same, short prompts get the first slots and long ones the last.
         """
-        order = 1 if len(prints) > _LONG else -1
+        long = len(prints) > _LONG
 
         def score(slot: Slot) -> tuple[float, int, int]:
-            common = _common(slot.prints, prints) if slot.user == user else 0
+            common = self._common(slot, user, prints)
             lost = (len(slot.prints) - common) / (1 + self._clock - slot.used)
-            return common - lost, -slot.used, order * slot.number
+            waits = sum(other.unread for other in self._slots[: slot.number])
+            behind = sum(not other.busy for other in self._slots[slot.number + 1 :]) if long else 0
+            delay = behind * (len(prints) - common) / 2
+            return common - lost - waits - delay, -slot.used, slot.number if long else -slot.number
 
         best = max((slot for slot in self._slots if not slot.busy), key=score)
         keep = not self._per_user or best.user in (None, user)
         self._clock += 1
+        best.unread = len(prints) - self._common(best, user, prints)
         best.own = bool(user) and best.user in (None, user)
         best.busy, best.user, best.prints, best.used = True, user, prints, self._clock
         return best, keep
 
+    def _common(self, slot: Slot, user: str, prints: tuple[bytes, ...]) -> int:
+        return _common(slot.prints, prints) if slot.user == user else 0
+
     def give(self, slot: Slot) -> None:
         """The slot is free again."""
-        slot.busy = False
+        slot.busy, slot.unread = False, 0
 
 
 def fingerprints(texts: Iterable[str]) -> tuple[bytes, ...]:

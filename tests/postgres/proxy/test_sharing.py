@@ -278,7 +278,9 @@ def test_a_few_wait_a_fifth_of_what_many_do_with_four_slots(make_stack: Any) -> 
     crowd = [(stack.add_key("many"), "many", 40), (stack.add_key("few"), "few", 4)]
     served = in_turns(stack, crowd, slots=4, seconds=0.2)
     # of requests of one length, those that end before it in its slot are the wait of one
-    waits = {name: [place // 4 for place, one in enumerate(served) if one == name] for name in ("many", "few")}
+    waits = {
+        name: [place // 4 for place, one in enumerate(served) if one == name] for name in ("many", "few")
+    }
     p95 = {name: found[math.ceil(len(found) * 0.95) - 1] for name, found in waits.items()}
     assert p95["few"] <= p95["many"] / 5, served
 

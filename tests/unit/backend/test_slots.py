@@ -61,3 +61,39 @@ def test_a_long_prompt_is_put_behind_those_that_come_after_it():
     long, _ = slots.take("a", fingerprints(["word " * 3000]))
     short, _ = slots.take("b", fingerprints(["hello"]))
     assert (long.number, short.number) == (3, 0)
+
+
+def three_conversations():
+    """Slots with a conversation each, of a, b and c."""
+    slots = Slots(3, per_user=False)
+    taken = [slots.take(user, talk(user))[0] for user in "abc"]
+    assert [slot.number for slot in taken] == [0, 1, 2]
+    for slot in taken:
+        slots.give(slot)
+    return slots
+
+
+def talk(user):
+    return fingerprints([f"{user} " * 500])
+
+
+def test_a_long_prompt_is_put_last_though_another_slot_was_left_longer_ago():
+    slots = three_conversations()
+    assert ask(slots, "a", "a " * 500)[0] == 0
+    assert slots.take("d", fingerprints(["word " * 3000]))[0].number == 2
+
+
+def test_a_short_request_does_not_wait_for_a_long_prompt_though_the_slot_behind_it_was_left_longer_ago():
+    slots = three_conversations()
+    others = [slots.take(user, talk(user))[0] for user in "ac"]
+    long, _ = slots.take("d", fingerprints(["word " * 3000]))
+    for slot in others:
+        slots.give(slot)
+    assert ask(slots, "a", "a " * 500)[0] == 0
+    assert long.number == 1
+    before, _ = slots.take("e", fingerprints(["hello"]))
+    assert before.number == 0
+    slots.give(before)
+    # once it is read it keeps nobody waiting
+    long.unread = 0
+    assert ask(slots, "f", "hello")[0] == 2
