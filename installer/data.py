@@ -88,6 +88,7 @@ class Accounts:
         with self._connect() as connection:
             if not undo.new_database:
                 undo.directories([paths.BACKUPS])
+                undo.appearing([paths.DUMPING])
                 undo.migration(dump.make(self._config, f"before-{__version__}"))
             schema.migrate(connection)
 

@@ -89,7 +89,7 @@ class Undo:
         return missing
 
     def appearing(self, wanted: Sequence[Path]) -> None:
-        """Before a service is started that makes these by itself; what is there already stays."""
+        """Before something is started that makes these by itself; what is there already stays."""
         missing = [str(path) for path in wanted if not path.exists()]
         if missing:
             self._note(kind="appearing", paths=missing)

@@ -31,6 +31,8 @@ _OVERLAP = 86400
 def make(config: Config, name: str) -> Path:
     """Dumps the database to a file NAME.sql of root's own in BACKUPS, in place of older ones.
 
+    Who is killed meanwhile leaves DUMPING, as in restore().
+
     :raises Error: it cannot be dumped, or there is no room for it
     """
     paths.BACKUPS.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -115,8 +117,14 @@ def _as_owner(
 
 @contextlib.contextmanager
 def _directory_of_owner() -> Iterator[Path]:
-    """A directory that only root and the owner of the database can enter."""
+    """A directory in DUMPING that only root and the owner of the database can enter."""
     owner = pwd.getpwnam(paths.PROXY_USER)
-    with tempfile.TemporaryDirectory(prefix="llmsvc-restore-", dir="/var/tmp") as work:
-        os.chown(work, owner.pw_uid, owner.pw_gid)
-        yield Path(work)
+    paths.DUMPING.mkdir(parents=True, exist_ok=True)
+    paths.DUMPING.chmod(0o711)
+    try:
+        with tempfile.TemporaryDirectory(dir=paths.DUMPING) as work:
+            os.chown(work, owner.pw_uid, owner.pw_gid)
+            yield Path(work)
+    finally:
+        with contextlib.suppress(OSError):  # another is in there
+            paths.DUMPING.rmdir()

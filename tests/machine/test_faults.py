@@ -53,7 +53,12 @@ TASKS: dict[str, dict[str, Any]] = {
         "release": "newer",
         "command": "install --model gemma3 --listen 127.0.0.1:8001 --listen /run/llmsvc.sock",
         "back": INSTALLED,
-        "sample": {"bookworm": [["systemctl-once", "line", 0.9], ["no-room-for-ever", "undo", 0.9]]},
+        "sample": {
+            "bookworm": [
+                *(["systemctl-once", "line", 0.9], ["program-outlives", "call", 0.05]),
+                ["no-room-for-ever", "undo", 0.9],
+            ]
+        },
     },
     "to single-key mode": {
         "release": "other",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +27,15 @@ def cluster_of_this_file(make_cluster):
 
 
 @pytest.fixture
-def settings(cluster_of_this_file, tmp_path, monkeypatch):
+def dumping():
+    """Where others than root may come, unlike in a directory of pytest's."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        os.chmod(place, 0o711)
+        yield Path(place) / "dumping"
+
+
+@pytest.fixture
+def settings(cluster_of_this_file, tmp_path, dumping, monkeypatch):
     cluster = cluster_of_this_file
     if os.geteuid() != 0 or cluster.user != "postgres":
         pytest.skip("needs root and the system user postgres")
@@ -37,6 +47,7 @@ def settings(cluster_of_this_file, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CONFIG_ENV", file)
     monkeypatch.setattr(paths, "PROXY_USER", "nobody")
     monkeypatch.setattr(paths, "BACKUPS", tmp_path / "backups")
+    monkeypatch.setattr(paths, "DUMPING", dumping)
     assert main(["db", "init"]) == 0
     return config.load(file)
 
@@ -57,6 +68,7 @@ def test_restored_it_is_as_before_but_for_the_requests_since_then(settings):
         assert connection.execute("SELECT to_regclass('later')").fetchone() == (None,)
         assert connection.execute("SELECT username FROM llama_users").fetchall() == [("alice",)]
         assert database.pending(connection) == []
+        assert not paths.DUMPING.exists()
         # what hangs on triggers and sequences goes on
         connection.execute(ROW)
         sums = connection.execute("SELECT sum(requests) FROM llama_usage_daily").fetchone()
