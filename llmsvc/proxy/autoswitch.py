@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llmsvc.proxy.fair_queue import Waiter
+from llmsvc.proxy.turns import Waiter
 
 RETRY_SECONDS = 60.0
 """For how long a model that did not start is not tried again."""

@@ -30,13 +30,13 @@ from llmsvc.proxy.errors import (
     switched_away,
     upstream_lost,
 )
-from llmsvc.proxy.fair_queue import Waiter
 from llmsvc.proxy.ledger import new_request_id
 from llmsvc.proxy.participants import Participant
 from llmsvc.proxy.poison import Case
 from llmsvc.proxy.relay import relay
 from llmsvc.proxy.services import Services
 from llmsvc.proxy.tally import Tally, client_address
+from llmsvc.proxy.turns import Waiter
 from llmsvc.proxy.unloaded import Unloaded
 
 _log = logging.getLogger(__name__)

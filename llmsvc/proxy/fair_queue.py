@@ -1,78 +1,29 @@
-"""The fair queue in front of the model: turns by weight over participants, within one as they came.
+"""The fair queue in front of the model: requests wait for their turn on a slot, and for a model to be ready.
 
-With equal weights that is round robin: somebody with 50 waiting requests delays the single request of another
-by at most one of them. Who has fewer requests running, for the weight, comes first; of equal ones whose turn
-comes by start-time fair queueing (Goyal, Vin, Cheng 1996). A request may want one model alone: then it waits
-until that one is loaded, and lets those behind it pass.
+Turns are fair (see turns.py): somebody with 50 waiting requests delays the single request of another by at
+most one of them. A request may want one model alone: then it waits until that one is loaded, and lets those
+behind it pass.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import math
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 from llmsvc.proxy.backends import Backend, Loading, Usage
-from llmsvc.proxy.budget import Budget
 from llmsvc.proxy.errors import ApiError, too_many_waiting, unavailable
 from llmsvc.proxy.participants import Participant
+from llmsvc.proxy.turns import Turns, Waiter
 
 _SWEEP_SECONDS = 0.25
 # below the 300 s after which many clients and front ends give up
 _MOST_HELD_SECONDS = 290.0
 _MOVING_SECONDS = 30.0
 _SHARE_OF_THE_LAST = 0.1
-_MOST_TAGS = 1000
 # many small requests may wait, but not as many of the largest: they would take all memory of a small machine
 _MOST_BYTES = 512 * 1024 * 1024
 _MOST_BYTES_PER_USER = 64 * 1024 * 1024
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class Waiter:
-    """A request that waits, or is about to.
-
-    :param request_id: names it to those who look at the queue
-    :param deadline: time of the clock at which waiting ends
-    :param size: bytes of its body
-    :param wants: the one model that it is for, None for whatever is loaded
-    :param budget: its tokens, if they are limited: taken with its turn, which waits until they may be
-    :param needs_slot: else it waits for nothing but that a backend is ready
-    :param first: before all others; for a request that had its turn and lost its backend
-    :param held: seconds for which it has been held in earlier outages
-    """
-
-    who: Participant
-    request_id: str
-    deadline: float
-    size: int = 0
-    wants: str | None = None
-    budget: Budget | None = None
-    needs_slot: bool = True
-    first: bool = False
-    held: float = 0.0
-    since: float = 0.0
-    """Set by the queue, as is what follows."""
-    held_from: float = 0.0
-    position: int = 0
-    """Its place as it began to wait, 1 for the next; 0 where it had not to."""
-    turn: asyncio.Future[Backend] | None = None
-
-
-@dataclasses.dataclass(slots=True)
-class _Line:
-    """The waiting requests of one participant.
-
-    :param tag: when its first request's turn comes, in virtual time
-    """
-
-    weight: int
-    tag: float
-    waiters: deque[Waiter]
-    bytes: int = 0
 
 
 class FairQueue:
@@ -95,10 +46,7 @@ class FairQueue:
         self.total = total
         self.hold_seconds = hold_seconds
         self.backend: Backend | None = None
-        self.waiting = 0
-        self._slotless = 0
-        """Of these, those that need no slot."""
-        self._bytes = 0
+        self._turns = Turns()
         self.loading: Loading | None = None
         """The model that is on its way."""
         self.leaving: str | None = None
@@ -110,13 +58,6 @@ class FairQueue:
         self._without_backend_since = self._clock()
         self._outages = 0.0
         self._moved = -_MOVING_SECONDS
-        self._lines: dict[str, _Line] = {}
-        self._running: Counter[str] = Counter()
-        self._time = 0.0
-        """Virtual time: the tag of the last turn."""
-        self._tags: dict[str, float] = {}
-        """The tags of those who have no line now, where they still matter."""
-        self._most_tags = _MOST_TAGS
         self._seconds: float | None = None
         """How long a request had its slot of late, on average."""
 
@@ -145,23 +86,22 @@ class FairQueue:
         busy = self.waiting or (backend is not None and (backend.running or backend.counting))
         return None if busy else self._used
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return self._turns.waiting
+
     def waiters(self) -> Iterator[Waiter]:
-        """All that wait."""
-        for line in self._lines.values():
-            yield from line.waiters
+        """All that wait, in no order."""
+        return iter(self._turns)
 
     def turns(self) -> list[Waiter]:
         """All that wait, in the order in which their turns come as things are now."""
-        tagged = [
-            (not waiter.first, line.tag + place / line.weight, number, waiter)
-            for number, line in enumerate(self._lines.values())
-            for place, waiter in enumerate(line.waiters)
-        ]
-        return [waiter for *_, waiter in sorted(tagged, key=lambda found: found[:3])]
+        return self._turns.in_order()
 
     def others_wait(self, who: Participant) -> bool:
         """Whether anybody but this participant waits."""
-        return len(self._lines) > (who.key in self._lines)
+        return self._turns.others_wait(who)
 
     def expected_seconds(self, position: int) -> float | None:
         """How long the wait at this place takes, if requests last as of late; None if that is not known."""
@@ -195,14 +135,14 @@ class FairQueue:
         free = backend is not None and not self.waiting and backend.running < backend.slots
         if free or (backend is not None and not needs_slot):
             return
-        line = self._lines.get(who.key)
+        line = self._turns.line(who)
         if line is not None and (
             len(line.waiters) >= self.per_user or line.bytes + size > _MOST_BYTES_PER_USER
         ):
             raise too_many_waiting(
                 f"You have {len(line.waiters)} requests waiting already; wait for some of them."
             )
-        if self.waiting >= self.total or (self.waiting and self._bytes + size > _MOST_BYTES):
+        if self.waiting >= self.total or (self.waiting and self._turns.bytes + size > _MOST_BYTES):
             raise unavailable("Too many requests are waiting.", "queue_full", state="rejected_queue")
 
     async def acquire(self, waiter: Waiter) -> Backend:
@@ -213,7 +153,7 @@ class FairQueue:
         :raises ApiError: 503, the deadline passed, or no backend became ready in time; or 429, its tokens are
             used up
         """
-        backend, key = self.backend, waiter.who.key
+        backend = self.backend
         if backend is not None and not waiter.needs_slot and self._serves(backend, waiter.wants):
             backend.counting += 1
             return backend
@@ -221,21 +161,14 @@ class FairQueue:
         if backend is not None and free and _may_start(waiter):
             if waiter.budget is not None:
                 waiter.budget.take()
-            self._take(backend, key, self._tag(key), waiter.who.record.weight)
+            backend.running += 1
+            self._turns.begin(waiter.who)
             return backend
         waiter.turn = asyncio.get_running_loop().create_future()
         waiter.since = self._clock()
         waiter.held_from = self.outage_seconds() - waiter.held
-        waiter.position = self._place(waiter)
-        line = self._lines.get(key)
-        if line is None:
-            line = self._lines[key] = _Line(waiter.who.record.weight, self._tag(key), deque())
-        line.weight = waiter.who.record.weight  # an admin may have changed it while others of its waited
-        line.waiters.appendleft(waiter) if waiter.first else line.waiters.append(waiter)
-        self.waiting += 1
-        self._slotless += not waiter.needs_slot
-        self._bytes += waiter.size
-        line.bytes += waiter.size
+        waiter.position = self._turns.place(waiter)
+        self._turns.add(waiter)
         self._dispatch()
         self._tell(waiter)
         try:
@@ -264,9 +197,7 @@ class FairQueue:
             self._used = self._clock()
             return
         backend.running -= 1
-        self._running[who.key] -= 1
-        if not self._running[who.key]:
-            del self._running[who.key]
+        self._turns.end(who)
         if seconds is not None:
             average = seconds if self._seconds is None else self._seconds
             self._seconds = average + (seconds - average) * _SHARE_OF_THE_LAST
@@ -314,13 +245,11 @@ class FairQueue:
 
     def _dispatch(self) -> None:
         backend = self.backend
-        if backend is not None and self._slotless:
+        if backend is not None and self._turns.slotless:
             self._pass_slotless(backend)
         while backend is not None and (waiter := self._next(backend)) is not None:
-            line = self._lines[waiter.who.key]
-            tag = line.tag
-            line.tag += 1 / line.weight
-            self._remove(waiter)
+            tag = self._turns.call(waiter)
+            self._gone(waiter)
             if waiter.turn is None or waiter.turn.done():
                 continue
             try:
@@ -330,48 +259,13 @@ class FairQueue:
             except ApiError as error:
                 waiter.turn.set_exception(error)
                 continue
-            self._take(backend, waiter.who.key, tag, line.weight)
+            backend.running += 1
+            self._turns.begin(waiter.who, tag)
             waiter.turn.set_result(backend)
 
     def _next(self, backend: Backend) -> Waiter | None:
         """The request whose turn it is on a free slot."""
-        if not self._may_have(backend, None):
-            return None
-        best: Waiter | None = None
-        best_rank: tuple[bool, float, float] | None = None
-        for key, line in self._lines.items():
-            waiter = line.waiters[0]
-            if waiter.wants is not None and waiter.wants != backend.name:
-                found = next((other for other in line.waiters if other.wants in (None, backend.name)), None)
-                if found is None:
-                    continue
-                waiter = found
-            rank = (not waiter.first, self._running[key] / line.weight, line.tag)
-            if (best_rank is None or rank < best_rank) and _may_start(waiter):
-                best, best_rank = waiter, rank
-        return best
-
-    def _take(self, backend: Backend, key: str, tag: float, weight: int) -> None:
-        backend.running += 1
-        self._running[key] += 1
-        self._time = max(self._time, tag)
-        if key not in self._lines:
-            self._tags[key] = tag + 1 / weight
-            if len(self._tags) > self._most_tags:
-                self._tags = {other: later for other, later in self._tags.items() if later > self._time}
-                # they may all matter: then it is long until the next look, or each turn would cost one
-                self._most_tags = max(_MOST_TAGS, 2 * len(self._tags))
-
-    def _tag(self, key: str) -> float:
-        return max(self._time, self._tags.pop(key, 0.0))
-
-    def _place(self, waiter: Waiter) -> int:
-        """Where a new request comes: behind its participant's own, and what is fair of the others'."""
-        own = self._lines.get(waiter.who.key)
-        turns = 1 if waiter.first or own is None else len(own.waiters) + 1
-        rounds = turns / waiter.who.record.weight
-        others = (line for line in self._lines.values() if line is not own)
-        return turns + sum(min(len(line.waiters), math.floor(rounds * line.weight)) for line in others)
+        return self._turns.next(backend.name, _may_start) if self._may_have(backend, None) else None
 
     def _end(self, waiter: Waiter, error: ApiError) -> None:
         self._remove(waiter)
@@ -379,18 +273,12 @@ class FairQueue:
             waiter.turn.set_exception(error)
 
     def _remove(self, waiter: Waiter) -> None:
-        line = self._lines.get(waiter.who.key)
-        if line is not None and waiter in line.waiters:
-            line.waiters.remove(waiter)
-            self.waiting -= 1
-            self._slotless -= not waiter.needs_slot
-            self._bytes -= waiter.size
-            line.bytes -= waiter.size
-            self._used = self._clock()
-            if not line.waiters:
-                del self._lines[waiter.who.key]
-                self._tags[waiter.who.key] = line.tag
-            self._tell(waiter)
+        if self._turns.remove(waiter):
+            self._gone(waiter)
+
+    def _gone(self, waiter: Waiter) -> None:
+        self._used = self._clock()
+        self._tell(waiter)
 
     def _tell(self, waiter: Waiter) -> None:
         # not for those whose turn just comes, of whom there may be thousands a second

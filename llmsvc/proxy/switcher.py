@@ -23,8 +23,9 @@ from llmsvc.errors import CanceledError, ConflictError, Error
 from llmsvc.proxy.autoswitch import RETRY_SECONDS, Rounds
 from llmsvc.proxy.backends import Backend
 from llmsvc.proxy.errors import model_failed
-from llmsvc.proxy.fair_queue import FairQueue, Waiter
+from llmsvc.proxy.fair_queue import FairQueue
 from llmsvc.proxy.installed import Installed
+from llmsvc.proxy.turns import Waiter
 from llmsvc.proxy.unloaded import Memory, Unloaded
 from llmsvc.systemd.journal import Journal
 

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from llmsvc.accounts.directory import KeyRecord
-from llmsvc.proxy.fair_queue import Waiter
 from llmsvc.proxy.participants import Participant
+from llmsvc.proxy.turns import Waiter
 
 
 def record(user: str, *, hidden: bool = False, rate_limit: int | None = None, **more: Any) -> KeyRecord:

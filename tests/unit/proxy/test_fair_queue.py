@@ -491,22 +491,23 @@ async def test_a_weight_that_an_admin_changes_counts_for_those_who_wait_all_the_
 async def test_what_is_known_of_those_who_left_is_bounded_and_not_sorted_out_at_each_turn(
     queue: FairQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fair_queue, "_MOST_TAGS", 4)
-    queue._most_tags = 4
+    turns = queue._turns
+    monkeypatch.setattr("llmsvc.proxy.turns._MOST_TAGS", 4)
+    turns._most_tags = 4
     model = backend()
     queue.set_backend(model)
     kept: list[dict[str, float]] = []
     for number in range(200):
         user = person(f"{number:03}")
         queue.release(await queue.acquire(people.waiter(f"{number:03}")), user)
-        if not kept or queue._tags is not kept[-1]:
-            kept.append(queue._tags)
+        if not kept or turns._tags is not kept[-1]:
+            kept.append(turns._tags)
     # all of them came once, so that none is behind another: they matter, and were sorted out a few times only
     assert len(kept) < 10
     for _ in range(2):
         for number in range(200):
             queue.release(await queue.acquire(people.waiter(f"{number:03}")), person(f"{number:03}"))
-    assert len(queue._tags) <= 2 * 200
+    assert len(turns._tags) <= 2 * 200
 
 
 @in_a_queue

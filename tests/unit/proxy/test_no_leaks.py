@@ -133,7 +133,8 @@ def test_nothing_is_left_of_requests_that_ended(
         await asyncio.gather(*tasks)
         sweeper.cancel()
         queue, limits = world.queue, world.limits
-        assert (queue.waiting, queue._bytes, queue._lines, queue._running) == (0, 0, {}, {})
+        turns = queue._turns
+        assert (turns.waiting, turns.bytes, turns._lines, turns._running) == (0, 0, {}, {})
         assert [backend.running for backend in world.backends] == [0] * len(world.backends)
         assert (limits._open, limits._minute._reserved, limits._day._reserved) == ({}, {}, {})
         # and time does the rest
