@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -19,15 +21,24 @@ from llmsvc.database import connect, schema
 from llmsvc.errors import Error, SettingError
 from llmsvc.library import records, settings, store
 
+_WORK = ".backup-"
+_LONGEST_SECONDS = 86400
 NOT_SAVED = frozenset({"database-password"})
 """Credentials that belong to the machine: how it reaches its database is no part of a backup."""
 
 
 @contextlib.contextmanager
 def work_directory() -> Iterator[Path]:
-    """A directory for root alone, on disk: a ledger may be larger than a /tmp in memory."""
+    """A directory for root alone, on disk: a ledger may be larger than a /tmp in memory.
+
+    Those that killed ones left, with secrets in them, are removed once none can be at work there any more.
+    """
     paths.STATE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".backup-", dir=paths.STATE) as folder:
+    for left in paths.STATE.glob(f"{_WORK}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _LONGEST_SECONDS:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=paths.STATE) as folder:
         yield Path(folder)
 
 

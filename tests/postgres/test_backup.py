@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+import time
 
 import pytest
 
@@ -322,3 +323,13 @@ def test_a_file_that_exists_stays(saved, capsys):
     assert main(["db", "backup"]) == 0
     (file,) = paths.SAVED.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600 and paths.SAVED.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_a_killed_backup_left_is_removed_but_not_what_another_is_at(old, tmp_path):
+    left, at_work = paths.STATE / ".backup-left", paths.STATE / ".backup-at-work"
+    for folder in (left, at_work):
+        (folder / "database").mkdir(parents=True)
+    two_days_ago = time.time() - 2 * 86400
+    os.utime(left, (two_days_ago, two_days_ago))
+    assert main(["db", "backup", str(tmp_path / "new.tar")]) == 0
+    assert [folder.name for folder in paths.STATE.glob(".backup-*")] == [at_work.name]
