@@ -49,9 +49,10 @@ LASTING = ("no-room-for-ever", "read-only", "no-database")
 """Faults that meet all that follows."""
 CHECKPOINT = Path("/var/tmp/faults/checkpoint")
 VARYING = re.compile(
-    r"(?<=^/etc/llmsvc/credentials/)(\S+ .*) \w+$|(?<=\.sha256 )(.*) \w+$|(?<=\|)\d{4}-\d\d-\d\d .*$"
+    r"(?<=^/etc/llmsvc/credentials/)(\S+ .*) \w+$|(?<=\.sha256 )(.*) \w+$"
+    r"|(?<=\|)(\d{4}-\d\d-\d\d .*|sk-llm-\w+)$"
 )
-"""What is another one in each installation: secrets, and when something was done."""
+"""What is another one in each installation: secrets, beginnings of keys, and when something was done."""
 
 
 def child(do: Callable[[], int]) -> tuple[int, str]:
