@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import grp
 import os
 import pwd
@@ -60,10 +60,16 @@ def _directories(directory: Path, entry: Entry) -> None:
 
 
 def remove_empty(directories: Sequence[str]) -> None:
-    """Removes those directories that are empty."""
+    """Removes those directories that are empty.
+
+    :raises OSError: the file system takes no change, as one that is read-only
+    """
     for path in directories:
-        with contextlib.suppress(OSError):
+        try:
             Path(path).rmdir()
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+                raise
 
 
 def _appearing(directory: Path, entry: Entry) -> None:

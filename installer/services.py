@@ -77,6 +77,9 @@ def return_to(before: Mapping[str, Any]) -> None:
     if POSTGRESQL in again and now[POSTGRESQL].active:
         again.remove(POSTGRESQL)
     model = before["model"]
+    if again:
+        # what was started too often of late would not start again
+        run(["systemctl", "reset-failed", *again], check=False)
     if manager.SERVER_SOCKET in again:
         stop([state.unit for state in manager.instances()])
         run(["systemctl", "restart", manager.SERVER_SOCKET])

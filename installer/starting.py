@@ -184,7 +184,8 @@ class Starting:
         run(["systemctl", "restart", self.socket])
 
     def _start_model(self, undo: Undo, name: str) -> None:
-        undo.appearing(BY_SERVICES)
+        # systemd does not remove it any more where it has forgotten the unit
+        undo.appearing([*BY_SERVICES, paths.instance_socket(name).parent])
         undo.start([manager.unit(name)])
         if manager.active_model() == name:
             manager.restart(name)

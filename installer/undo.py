@@ -52,7 +52,8 @@ class Undo:
             self._note(kind="services", before=before)
         except OSError:
             shutil.rmtree(self.directory, ignore_errors=True)
-            putback.remove_empty([str(d) for d in missing])
+            with contextlib.suppress(OSError):
+                putback.remove_empty([str(d) for d in missing])
             raise
 
     def file(self, path: Path) -> None:
@@ -162,7 +163,8 @@ class Undo:
             (entry["paths"] for entry in self._entries() if entry["kind"] == "directories"), []
         )
         self.commit()
-        putback.remove_empty(made)
+        with contextlib.suppress(OSError):
+            putback.remove_empty(made)
 
     def _note(self, **entry: Any) -> None:
         with self._journal.open("a", encoding="utf-8") as stream:

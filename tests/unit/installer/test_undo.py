@@ -116,6 +116,27 @@ def test_what_cannot_be_put_back_is_told_and_tried_again(host: Path, monkeypatch
     assert tree(host) == before
 
 
+def test_a_directory_on_a_file_system_that_is_read_only_goes_at_the_next_try(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(host)
+    remove = Path.rmdir
+
+    def read_only(path: Path) -> None:
+        if path == host / "a":
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", read_only)
+    with pytest.raises(Error, match=r"not everything could be put back: .*Read-only"):
+        with undo.transaction(print) as journal:
+            journal.make_directory(host / "a" / "b")
+            raise Error("first")
+    monkeypatch.setattr(Path, "rmdir", remove)
+    undo.recover(print)
+    assert tree(host) == before
+
+
 def test_no_room_for_the_journal_leaves_nothing(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tree(host)
 
