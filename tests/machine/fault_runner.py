@@ -118,6 +118,8 @@ def repair() -> None:
     while run(["mountpoint", "-q", "/etc"], check=False).returncode == 0:
         run(["umount", "/etc"], check=True)
     run(["systemctl", "unmask", "-q", "--runtime", "postgresql.service"], check=True)
+    # else it may have been started too often of late
+    run(["systemctl", "reset-failed", "postgresql*.service"], check=True)
     run(["systemctl", "start", "postgresql"], check=True)
 
 
