@@ -161,6 +161,8 @@ class Starting:
         )
 
     def _start_proxy(self, undo: Undo) -> None:
+        for file in _files(self.config.listen):
+            self.manifest.record_directories(undo.make_directory(file.parent))
         undo.appearing([*BY_SERVICES, *_files(self.config.listen)])
         undo.start([manager.SOCKET, manager.PROXY])
         if self.new_socket:

@@ -9,7 +9,7 @@ from llmsvc import env, paths
 ENGINES = ("llama-cpp-python", "native")
 """What can run a model."""
 
-_UNIX_SOCKET = re.compile(r"(/[A-Za-z0-9._-]+)+\Z")
+_UNIX_SOCKET = re.compile(r"(?=.{1,107}\Z)(/(?!\.\.?(/|\Z))[A-Za-z0-9._-]+)+\Z")
 _TCP = re.compile(r"(\[[^\]]+\]|[^:\s]+):([0-9]+)\Z")
 
 
@@ -17,7 +17,10 @@ def listener(text: str) -> str:
     """`127.0.0.1:8001`, `[::1]:8001` or the path of a unix socket, as systemd's ListenStream= has it."""
     if text.startswith("/"):
         if not _UNIX_SOCKET.match(text):
-            raise ValueError(f"a path may have letters, digits, '.', '_' and '-' in it, not as {text[:60]!r}")
+            raise ValueError(
+                "a path may have letters, digits, '.', '_' and '-' in it, up to 107 characters and no '..', "
+                f"not as {text[:60]!r}"
+            )
         return text
     match = _TCP.match(text)
     if not match:

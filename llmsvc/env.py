@@ -196,6 +196,8 @@ def address(text: str) -> str:
     """An IPv4 or IPv6 address (brackets optional), returned without brackets."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
+        if "%" in bare:
+            raise ValueError  # a zone, as in fe80::1%eth0, which the generator does not take
         return str(ipaddress.ip_address("127.0.0.1" if bare == "localhost" else bare))
     except ValueError:
         raise ValueError(f"must be an IPv4 or IPv6 address, not {text[:60]!r}") from None

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from installer import ports
 from installer.facts import systemd_version
 from installer.options import Database, Options, parse_database, parse_listen
 from installer.verify import reach
@@ -133,16 +132,6 @@ def test_systemd_version() -> None:
     assert systemd_version("systemd 252 (252.39-1~deb12u1)\n+PAM") == 252
     with pytest.raises(UnavailableError):
         systemd_version("openrc 1")
-
-
-def test_a_taken_port_is_noticed() -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert ports.taken("127.0.0.1", port)
-    assert ports.taken("127.0.0.1", port) is None
-    assert ports.taken("192.0.2.1", port) is None  # FreeBind= listens on an address that comes later
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,14 @@ def test_more_places_to_listen_on(host: Host, text: str, more: list[str | None])
     assert lines == ["[Socket]", "ListenStream=", "ListenStream=127.0.0.1:8001", *wanted]
 
 
+def test_what_is_no_socket_is_not_listened_on_for_systemd_would_remove_it(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("precious")
+    (host.etc / "config.env").write_text(f"LLAMA_PROXY_LISTEN={tmp_path}/precious.txt {tmp_path}/s.sock\n")
+    host.generate()
+    lines = host.setting("auth-proxy.socket", "50-llmsvc-listen.conf")
+    assert lines[2:] == ["ListenStream=127.0.0.1:8001", f"ListenStream={tmp_path}/s.sock"]
+
+
 def test_the_socket_of_single_key_mode_starts_the_default_model(host: Host) -> None:
     (host.etc / "config.env").write_text("LLAMA_SERVER_HOST=::\nLLAMA_SERVER_PORT=80\n")
     host.generate()
