@@ -167,7 +167,9 @@ class Link(Action):
         return f"link {self.path} to {self.target}"
 
     def due(self) -> bool:
-        return not self.path.is_symlink() or self.path.readlink() != self.target
+        if not self.path.is_symlink() or self.path.readlink() != self.target:
+            return True
+        return str(self.path) not in self._manifest.links
 
     def apply(self, undo: Undo) -> None:
         if self.path.exists() and not self.path.is_symlink():

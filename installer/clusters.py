@@ -44,16 +44,16 @@ def port(config: Config, *, expected: bool) -> int:
     """The port of the cluster to use: the configured one unless only another one will do.
 
     :param expected: our database was made before, and must be somewhere
-    :raises Error: it is in a cluster that does not run
+    :raises Error: it is in a cluster that does not run, or that does not let us look
     """
     configured = config.postgres_auth_port
     if Path(config.postgres_auth_host, f".s.PGSQL.{configured}").exists() and (
-        not expected or _has_database(config, configured)
+        not expected or _may_have_database(config, configured)
     ):
         return configured
     found = known()
     online = [cluster for cluster in found if cluster.online]
-    with_it = [cluster for cluster in online if _has_database(config, cluster.port)]
+    with_it = [cluster for cluster in online if _may_have_database(config, cluster.port)]
     if with_it:
         return with_it[0].port
     if not online:
@@ -74,6 +74,8 @@ def port(config: Config, *, expected: bool) -> int:
             "docs/upgrading.md tells how its data get into a newer version",
         )
     if expected:
+        for cluster in online:
+            _has_database(config, cluster.port)  # one that cannot be asked may have it: its error
         ports = ", ".join(f"{cluster.version} {cluster.name} on port {cluster.port}" for cluster in online)
         raise Error(
             f"the database {config.postgres_auth_db}, which was made here, is in no PostgreSQL of this "
@@ -85,8 +87,19 @@ def port(config: Config, *, expected: bool) -> int:
     return configured if any(cluster.port == configured for cluster in online) else online[0].port
 
 
-def _has_database(config: Config, port: int) -> bool:
+def gone() -> bool:
+    """Whether PostgreSQL was taken off this machine, and with it all that it held."""
+    if not shutil.which("psql", path=PATH):
+        return True
+    return bool(shutil.which("pg_lsclusters", path=PATH)) and not known()
+
+
+def _may_have_database(config: Config, port: int) -> bool:
     try:
-        return provision.database_exists(dataclasses.replace(config, postgres_auth_port=port))
+        return _has_database(config, port)
     except Error:
         return False
+
+
+def _has_database(config: Config, port: int) -> bool:
+    return provision.database_exists(dataclasses.replace(config, postgres_auth_port=port))

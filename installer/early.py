@@ -5,10 +5,13 @@ packaging/install.sh asks before it downloads or compiles for minutes. `llmsvc i
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from installer import ports
 from installer.options import Options
 from llmsvc import config, env, paths
 from llmsvc.config import Config
+from llmsvc.errors import UsageError
 from llmsvc.library import gguf, sources
 from llmsvc.library.wanted import Wanted, resolve
 
@@ -21,15 +24,21 @@ def check_options(options: Options) -> None:
     text = env.text(paths.CONFIG_ENV) or ""
     text = env.set_values(text, options.settings(text))
     settings = config.parse(env.parse(text, paths.CONFIG_ENV), paths.CONFIG_ENV)
-    check(settings, resolve(options.model) if options.model else None)
+    check(settings, resolve(options.model) if options.model else None, options.key_file)
 
 
-def check(settings: Config, model: Wanted | None) -> None:
+def check(settings: Config, model: Wanted | None, key_file: Path | None) -> None:
     """Finds what this machine cannot give.
 
     :param model: the one to be installed
-    :raises errors.Error: a broken model file, a port that somebody else has
+    :param key_file: where the first key shall go, which is shown only once
+    :raises errors.Error: a broken model file, a port that somebody else has, no place for the key
     """
+    if key_file and (key_file.is_dir() or not key_file.parent.is_dir()):
+        raise UsageError(
+            f"--key-file {key_file}: "
+            + ("is a directory" if key_file.is_dir() else "there is no such directory")
+        )
     if model and isinstance(model.source, sources.Local):
         gguf.read_header(model.source.path)
     ports.check(settings.listen)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import grp
-import pwd
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-from installer import data, early, package, packages, postgres, release, render, wanted
+from installer import data, early, package, packages, postgres, release, render, users, wanted
 from installer.actions import Action, Step, WriteFile, diff
 from installer.facts import Facts
 from installer.manifest import Manifest
@@ -22,8 +21,7 @@ from llmsvc.library.wanted import resolve
 from llmsvc.process import run
 
 DEFAULT_MODEL = "smollm2"
-SYSUSERS, TMPFILES = paths.SYSUSERS / "llmsvc.conf", paths.TMPFILES / "llmsvc.conf"
-USERS = (paths.PROXY_USER, paths.BACKEND_USER)
+TMPFILES = paths.TMPFILES / "llmsvc.conf"
 DIRECTORIES = (paths.MODELS_D, paths.CREDENTIALS, paths.MODELS, paths.RUN_INSTANCES, paths.CRASHES)
 
 
@@ -67,7 +65,7 @@ class Plan:
         processor.check(self.config.llama_engine)
         if self.proxy and not self.config.local_database:
             self.accounts.check()
-        early.check(self.config, self.model)
+        early.check(self.config, self.model, self.options.key_file)
 
     def pending(self) -> list[Action]:
         """The actions that are due, in order. Changes nothing."""
@@ -100,6 +98,8 @@ class Plan:
         if self.proxy:
             cluster = [*postgres.actions(self.config, self.manifest)] if local else []
             yield from cluster
+            if local:
+                yield postgres.taking_stock(self.config, self.manifest)
             yield from self.accounts.migrations(cluster)
         yield from self._units()
         yield from self._model()
@@ -109,14 +109,20 @@ class Plan:
 
     def _users_and_directories(self) -> Iterator[Action]:
         if not paths.PACKAGED:
-            yield self._file(SYSUSERS, render.ours("llmsvc.sysusers"))
+            yield self._file(users.SYSUSERS, render.ours("llmsvc.sysusers"))
         yield Step(
             "user",
-            f"create the users {' and '.join(USERS)}, the group {paths.ADMIN_GROUP}",
-            _users_missing,
-            lambda undo: self._make_users(undo),
+            f"create the users {' and '.join(users.USERS)}, the group {paths.ADMIN_GROUP}",
+            users.missing,
+            partial(users.make, self.manifest),
         )
         if not paths.PACKAGED:
+            yield Step(
+                "file",
+                f"note in {self.manifest.file} which users are ours",
+                lambda: bool(users.forgotten(self.manifest)),
+                lambda _: users.remember(self.manifest),
+            )
             yield self._file(TMPFILES, render.ours("llmsvc.tmpfiles"))
         yield Step(
             "directory",
@@ -158,7 +164,7 @@ class Plan:
                 yield self._file(path, text)
             return
         for path, (text, mode) in render.files(self.facts, self.config).items():
-            if path in (SYSUSERS, TMPFILES):
+            if path in (users.SYSUSERS, TMPFILES):
                 continue
             # an old polkit takes no rules; one that is yet to be installed does
             if path.parent != paths.POLKIT_RULES or path.parent.is_dir() or packages.missing("polkitd"):
@@ -213,13 +219,6 @@ class Plan:
         self.files.append(action)
         return action
 
-    def _make_users(self, undo: Undo) -> None:
-        made = undo.users(USERS, (*USERS, paths.ADMIN_GROUP))
-        run(["systemd-sysusers", SYSUSERS])
-        for kind, names in made.items():
-            self.manifest.made[kind] = sorted({*self.manifest.made.get(kind, ()), *names})
-        self.manifest.save()
-
     def _password_due(self) -> bool:
         if not paths.DATABASE_PASSWORD.exists():
             return True
@@ -236,6 +235,7 @@ class Plan:
 
 
 def _write(undo: Undo, path: Path, text: str, mode: int) -> None:
+    path = path.resolve()  # settings may be kept elsewhere, with a link to them here
     undo.file(path)
     atomic.write(path, text, mode)
 
@@ -261,13 +261,3 @@ def _require_gpu(undo: Undo, name: str) -> None:
 def _set_default(undo: Undo, name: str) -> None:
     undo.file(paths.DEFAULT_MODEL)
     store.set_default(name)
-
-
-def _users_missing() -> bool:
-    try:
-        pwd.getpwnam(paths.PROXY_USER)
-        pwd.getpwnam(paths.BACKEND_USER)
-        grp.getgrnam(paths.ADMIN_GROUP)
-    except KeyError:
-        return True
-    return False

@@ -63,6 +63,23 @@ def actions(config: Config, manifest: Manifest) -> Iterator[Action]:
     )
 
 
+def taking_stock(config: Config, manifest: Manifest) -> Action:
+    """Notes which of role and database are ours, where the manifest was lost that told it."""
+
+    def forgotten() -> dict[str, str]:
+        if {"role", "database"} <= manifest.made.keys() or not _answers(config):
+            return {}
+        return {k: name for k, name in provision.made_here(config).items() if manifest.made.get(k) != name}
+
+    def note(_: Undo) -> None:
+        manifest.made |= forgotten()
+        manifest.save()
+
+    return Step(
+        "file", f"note in {manifest.file} which role and database are ours", lambda: bool(forgotten()), note
+    )
+
+
 def _answers(config: Config) -> bool:
     try:
         provision.role_exists(config)

@@ -103,7 +103,10 @@ def _database(directory: Path, entry: Entry) -> None:
 
 
 def _migration(directory: Path, entry: Entry) -> None:
-    dump.restore(Path(entry["backup"]))
+    backup = Path(entry["backup"])
+    if backup.exists():  # else it was done at an attempt before this one
+        dump.restore(backup)
+        backup.unlink()
 
 
 def _enable(directory: Path, entry: Entry) -> None:

@@ -30,8 +30,8 @@ def wanted() -> Path:
     planned = prefix / "PLANNED"  # by packaging/install.sh --dry-run
     if planned.exists():
         return Path(planned.read_text(encoding="utf-8").strip())
-    if prefix.is_relative_to(paths.PREFIX):
-        return prefix
+    if prefix.is_relative_to(paths.PREFIX.resolve()):  # /opt may be a link itself
+        return paths.PREFIX / prefix.relative_to(paths.PREFIX.resolve())
     if not any(importlib.util.find_spec(engine) for engine in ("llama_cpp", "xllamacpp")):
         raise Error(
             f"there is neither llama-cpp-python nor xllamacpp in {prefix}, of which the services need one",

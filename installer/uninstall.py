@@ -9,12 +9,14 @@ import dataclasses
 import grp
 import os
 import pwd
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from installer import putback, services
+from installer import clusters, putback, services, users
 from installer.manifest import Manifest
 from llmsvc import config, paths
 from llmsvc.config import Config
@@ -25,7 +27,10 @@ from llmsvc.process import run
 from llmsvc.systemd import manager, schedule
 
 _RUN = (paths.RUN, paths.RUN_INSTANCES, paths.PROXY_STATUS.parent, Path("/run/llmsvc-retry"))
-_OURS = ("auth-proxy.*", "llama-server*.service", "llama-server.socket", "llmsvc-*")
+_OURS = (
+    *("auth-proxy.*", "llama-server@*.service", "llama-server-rollback@*.service", "llama-server.socket"),
+    "llmsvc-*",
+)
 """Patterns of our units."""
 _CACHE = Path("/var/cache/llmsvc")
 
@@ -47,16 +52,26 @@ class Plan:
 
 
 def plan(*, purge: bool) -> Plan:
-    """What is to be done on this host. Changes nothing."""
+    """What is to be done on this host. Changes nothing.
+
+    :raises Error: nobody can tell what is ours, or the database cannot be reached
+    """
     manifest = Manifest()
+    if not manifest.file.exists() and (unit := _ours_at_hand()):
+        raise Error(
+            f"{manifest.file} is missing, which tells what is llmsvc's, as {unit}",
+            hint="run 'llmsvc install' first, which takes stock anew; then this again",
+        )
     settings = _config()
     steps = [*_units(manifest), *_files(manifest, purge)]
     left = ["packages of the distribution: PostgreSQL, polkit, Python and what they brought along"]
     if purge:
-        steps += [*_database(manifest, settings, left), *_users(manifest), *_data(settings, left)]
+        steps += [*_database(manifest, settings, left), *_users(manifest, left), *_data(settings, left)]
         if paths.PREFIX.exists():
             # last, for it is what runs
             steps.append(_remove_tree(paths.PREFIX))
+        places = [str(place.resolve()) for place in (paths.ETC, paths.STATE, paths.PREFIX)]
+        left += [f"{mount}, on which a file system is mounted" for mount in _mounts_below(places)]
     else:
         kept = [place for place in (paths.ETC, paths.STATE, paths.PREFIX) if place.exists()]
         left += [str(place) for place in kept]
@@ -72,6 +87,12 @@ def plan(*, purge: bool) -> Plan:
     if _CACHE.exists():
         left.append(f"{_CACHE}: compiled packages, for another installation; rm -r {_CACHE}")
     return Plan(steps, left)
+
+
+def _ours_at_hand() -> Path | None:
+    """A unit of ours, if there is one."""
+    names = (manager.PROXY, manager.SOCKET, manager.SERVER_SOCKET, services.WATCH[0])
+    return next((paths.UNITS / name for name in names if (paths.UNITS / name).is_file()), None)
 
 
 def _config() -> Config | None:
@@ -153,11 +174,15 @@ def _database(manifest: Manifest, settings: Config | None, left: list[str]) -> I
     if not settings.local_database:
         left.append(f"the database {database} on {settings.postgres_auth_host}")
         return
+    if clusters.gone():
+        left.append(f"the database {database} went with PostgreSQL, of which this machine has none any more")
+        return
     try:
         there = provision.database_exists(settings), provision.role_exists(settings)
     except Error as error:
         raise Error(
-            f"the database cannot be removed: {error.message}", hint="start PostgreSQL, then run this again"
+            f"the database cannot be removed: {error.message}",
+            hint=f"{error.hint or 'start PostgreSQL'}; then run this again",
         ) from None
     for exists, kind, name, drop in (
         (there[0], "database", database, provision.drop_database),
@@ -172,7 +197,7 @@ def _database(manifest: Manifest, settings: Config | None, left: list[str]) -> I
 
 def _data(settings: Config | None, left: list[str]) -> Iterator[Removal]:
     models = settings.llama_models_dir if settings else paths.MODELS
-    if models.is_dir() and not models.is_relative_to(paths.STATE):
+    if models.is_dir() and not models.resolve().is_relative_to(paths.STATE.resolve()):
         # a disk of the admin's: what came from us has a record of its sum beside it
         for record in sorted(models.glob("*.gguf.sha256")):
             yield _unlink(record.with_suffix(""))
@@ -183,13 +208,20 @@ def _data(settings: Config | None, left: list[str]) -> Iterator[Removal]:
     yield from (_remove_tree(place) for place in (paths.ETC, paths.STATE) if place.exists())
 
 
-def _users(manifest: Manifest) -> Iterator[Removal]:
-    for name in manifest.made.get("users", ()):
+def _users(manifest: Manifest, left: list[str]) -> Iterator[Removal]:
+    made, made_groups = manifest.made.get("users", ()), manifest.made.get("groups", ())
+    for name in made:
         if putback.known(pwd.getpwnam, name):
             yield Removal(f"remove the user {name}", partial(run, ["userdel", name]))
-    for name in manifest.made.get("groups", ()):
+    for name in made_groups:
         if putback.known(grp.getgrnam, name):
             yield Removal(f"remove the group {name}", partial(_remove_group, name))
+    for kind, look_up, names, ours in (
+        ("user", pwd.getpwnam, users.USERS, made),
+        ("group", grp.getgrnam, users.GROUPS, made_groups),
+    ):
+        there = [name for name in names if name not in ours and putback.known(look_up, name)]
+        left += [f"the {kind} {name}, which was there before llmsvc" for name in there]
 
 
 def _remove_group(name: str) -> None:
@@ -202,4 +234,24 @@ def _unlink(path: Path) -> Removal:
 
 
 def _remove_tree(path: Path) -> Removal:
-    return Removal(f"remove {path}", partial(shutil.rmtree, path))
+    return Removal(f"remove {path}", partial(_empty_and_remove, path))
+
+
+def _empty_and_remove(path: Path) -> None:
+    """Removes a directory with all in it; of a link also where it leads, of a mount what is in it."""
+    mounts = _mounts_below([str(path.resolve())])
+
+    def failed(_function: object, name: str, info: Any) -> None:
+        if not any(Path(mount).is_relative_to(name) for mount in mounts):
+            raise info[1]
+
+    shutil.rmtree(path.resolve(), onerror=failed)
+    if path.is_symlink():
+        path.unlink()
+
+
+def _mounts_below(places: Sequence[str]) -> list[str]:
+    """Where file systems are mounted at or below some directories."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    points = [re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), line.split()[4]) for line in lines]
+    return [point for point in points if any(Path(point).is_relative_to(place) for place in places)]

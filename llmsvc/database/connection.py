@@ -63,6 +63,9 @@ def connect(config: Config, secret: str | None = None) -> Connection:
     :raises UnavailableError: PostgreSQL does not answer, or the database or role does not exist
     :raises DeniedError: we are neither root nor the proxy's user
     """
+    # libpq adds what else it finds there, as PGSERVICE or PGOPTIONS of an admin's shell
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
     with process.identity(paths.PROXY_USER) if config.local_database else contextlib.nullcontext():
         try:
             return psycopg.connect(conninfo(config, secret), autocommit=True)
@@ -73,13 +76,19 @@ def connect(config: Config, secret: str | None = None) -> Connection:
 def _explained(error: psycopg.OperationalError, config: Config) -> UnavailableError:
     """What went wrong in our words. libpq gives no SQLSTATE for a refused login, only the server's text."""
     said = str(error).strip()
-    last = said.splitlines()[-1].strip() if said else "no answer"
+    lines = [line.strip() for line in said.splitlines() if not line.startswith("\t")]  # libpq's advice
+    last = lines[-1] if lines else "no answer"
     database, role = config.postgres_auth_db, config.postgres_auth_user
     where = f"{config.postgres_auth_host}, port {config.postgres_auth_port}"
     if not config.local_database and ("certificate" in last or "SSL" in last or "TLS" in last):
         return UnavailableError(
             f"no secure connection to PostgreSQL at {where}: {last}",
             hint="POSTGRES_AUTH_SSLMODE and _SSLROOTCERT say what is asked of its certificate",
+        )
+    if config.local_database and "no password supplied" in last:
+        return UnavailableError(
+            f"PostgreSQL at {where} asks role {role} for a password",
+            hint=f"pg_hba.conf must let it in by peer authentication: local {database} {role} peer",
         )
     if "FATAL:" not in said:
         return UnavailableError(
@@ -98,4 +107,6 @@ def _explained(error: psycopg.OperationalError, config: Config) -> UnavailableEr
         hint = "run 'sudo llmsvc install', which creates role and database"
     elif "authentication failed" in reason:
         hint = f"pg_hba.conf must let role {role} in by peer authentication"
+    elif "not permitted to log in" in reason:
+        hint = f"""sudo -u postgres psql -c 'ALTER ROLE "{role}" LOGIN'"""
     return UnavailableError(f"PostgreSQL at {where} refuses the connection: {reason}", hint=hint)

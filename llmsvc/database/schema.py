@@ -58,12 +58,21 @@ def migrate(connection: Connection) -> list[str]:
     Each migration is one transaction, so a failing one leaves nothing of itself behind.
 
     :param connection: in autocommit mode, as connect() returns it
-    :raises Error: the database was made by a newer version, or a migration does not fit it
+    :raises Error: the database was made by a newer version, a migration does not fit it, or it is another's
     """
     with _locked(connection):
         names = pending(connection)
         if names:
-            connection.execute(_TABLE)
+            try:
+                connection.execute(_TABLE)
+            except psycopg.errors.InsufficientPrivilege as refused:
+                database, role = connection.info.dbname, connection.info.user
+                raise Error(
+                    f"role {role} may not make tables in the database {database}: "
+                    f"{str(refused).splitlines()[0]}",
+                    hint=f"""if it is to be used: ALTER DATABASE "{database}" OWNER TO "{role}"; """
+                    "else name another one: llmsvc install --database 'postgresql:///NAME'",
+                ) from None
         sql = known()
         for name in names:
             try:

@@ -44,7 +44,14 @@ def test_no_postgresql_is_explained(database, account, tmp_path):
     with pytest.raises(UnavailableError, match="does not answer at") as caught:
         db.connect(altered(database, postgres_auth_host=str(tmp_path)))
     assert "systemctl status postgresql" in caught.value.hint
-    assert "\n" not in str(caught.value)
+    assert " failed: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_the_shell_sets_for_other_databases_does_not_matter(database, account, monkeypatch):
+    for name, value in (("PGSERVICE", "other"), ("PGOPTIONS", "-c search_path=other")):
+        monkeypatch.setenv(name, value)
+    with db.connect(database.config) as connection:
+        assert connection.execute("SHOW search_path").fetchone() == ('"$user", public',)
 
 
 @pytest.mark.parametrize("missing", ["postgres_auth_db", "postgres_auth_user"])

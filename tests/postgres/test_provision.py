@@ -12,6 +12,7 @@ from llmsvc import config, database, paths
 from llmsvc.accounts import audit
 from llmsvc.cli.main import main
 from llmsvc.database import provision
+from llmsvc.errors import UnavailableError
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +64,22 @@ def test_a_database_that_is_sql_ascii_still_gives_text(settings, ascii_cluster):
         audit.record(connection, "test", "ü")
         assert connection.execute("SELECT object FROM llama_audit").fetchone() == ("ü",)
         assert database.pending(connection) == []
+
+
+def test_what_was_made_here_is_known_by_its_comment(settings, ascii_cluster):
+    marked = dataclasses.replace(settings, postgres_auth_db="mar'ked", postgres_auth_user="our role")
+    assert provision.made_here(marked) == {}
+    ascii_cluster.run("psql", "-qc", 'CREATE ROLE "our role"', "postgres")
+    assert not provision.create_role(marked)
+    assert provision.create_database(marked)
+    assert provision.made_here(marked) == {"database": "mar'ked"}
+
+
+def test_a_cluster_that_does_not_serve_its_superuser_is_one_clear_error(settings, tmp_path):
+    absent = dataclasses.replace(settings, postgres_auth_host=str(tmp_path))
+    with pytest.raises(
+        UnavailableError, match="refuses its superuser postgres: connection to server"
+    ) as caught:
+        provision.database_exists(absent)
+    assert "runuser" not in str(caught.value) and "\n" not in str(caught.value)
+    assert "pg_lsclusters" in (caught.value.hint or "")

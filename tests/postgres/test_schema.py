@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import psycopg
 import pytest
 
 from llmsvc import database
@@ -80,3 +81,14 @@ def test_a_newer_schema_is_refused(database):
         for action in (schema.pending, schema.migrate):
             with pytest.raises(Error, match=r"newer than this version.*9999_future"):
                 action(connection)
+
+
+def test_a_database_of_another_is_one_clear_error(cluster, empty_database):
+    cluster.run("psql", "-qc", "CREATE ROLE guest LOGIN", "postgres")
+    cluster.run("psql", "-qc", "REVOKE CREATE ON SCHEMA public FROM PUBLIC", empty_database.name)
+    with (
+        psycopg.connect(cluster.conninfo(empty_database.name, "guest"), autocommit=True) as connection,
+        pytest.raises(Error, match="role guest may not make tables in the database") as caught,
+    ):
+        database.migrate(connection)
+    assert f'ALTER DATABASE "{empty_database.name}" OWNER TO "guest"' in (caught.value.hint or "")

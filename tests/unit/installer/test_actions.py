@@ -102,6 +102,16 @@ def test_a_link_is_switched_and_switched_back(tmp_path: Path, manifest: Manifest
     assert (tmp_path / "link").readlink() == Path("old")
 
 
+def test_a_link_of_ours_that_the_manifest_has_forgotten_is_noted(
+    tmp_path: Path, manifest: Manifest, undo: Undo
+) -> None:
+    link = Link(tmp_path / "venv", tmp_path, manifest)
+    link.path.symlink_to(tmp_path)
+    assert link.due()
+    link.apply(undo)
+    assert not link.due() and Manifest(manifest.file).links == [str(link.path)]
+
+
 def test_a_file_where_our_link_should_be_is_not_lost(tmp_path: Path, manifest: Manifest, undo: Undo) -> None:
     (tmp_path / "link").write_text("precious")
     with pytest.raises(Error, match="not a link of ours"):

@@ -105,3 +105,32 @@ def test_debians_list_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "run", lambda argv: done)
     monkeypatch.setattr(clusters.shutil, "which", lambda name, path: name)
     assert clusters.known() == [dataclasses.replace(OLD, status="down,binaries_missing"), NEW]
+
+
+def test_a_cluster_that_does_not_let_us_look_is_not_said_to_lack_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(settings: config.Config, port: int) -> bool:
+        raise Error("PostgreSQL refuses")
+
+    host.runs(OLD, databases={5432})
+    monkeypatch.setattr(clusters, "_has_database", refused)
+    with pytest.raises(Error, match="PostgreSQL refuses"):
+        host.port(expected=True)
+    assert host.port(expected=False) == 5432
+
+
+def test_postgresql_is_gone_with_its_programs_or_its_last_cluster(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = {"psql", "pg_lsclusters"}
+    monkeypatch.setattr(clusters.shutil, "which", lambda name, path: name if name in programs else None)
+    assert clusters.gone()
+    host.runs(dataclasses.replace(OLD, status="down"), databases=set())
+    assert not clusters.gone()
+    programs.remove("psql")
+    assert clusters.gone()
+    programs.clear()
+    programs.add("psql")  # as on a distribution without pg_lsclusters
+    host.runs(databases=set())
+    assert not clusters.gone()

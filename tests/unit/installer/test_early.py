@@ -36,6 +36,8 @@ def free_port() -> int:
         (["--no-proxy", "--listen", "[::1]:1", "--listen", "[::1]:2"], 2, "there is one address"),
         (["--model", "mistrale"], 3, "no model 'mistrale' in the catalogue"),
         (["--model", "/nonexistent/x.gguf"], 3, "no such file"),
+        (["--key-file", "/nonexistent/key"], 2, "--key-file /nonexistent/key: there is no such directory"),
+        (["--key-file", "/etc"], 2, "--key-file /etc: is a directory"),
         (["--engine", "vllm"], 2, "invalid choice: 'vllm'"),
     ],
 )

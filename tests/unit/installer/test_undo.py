@@ -237,3 +237,13 @@ def test_what_waits_for_a_block_is_raised_at_its_end() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         done = True
     assert done
+
+
+def test_a_dump_is_put_back_once_and_goes(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    restored: list[Path] = []
+    monkeypatch.setattr(putback.dump, "restore", restored.append)
+    (host / "before.sql").write_text("x")
+    entry = {"kind": "migration", "backup": str(host / "before.sql")}
+    for _ in range(2):
+        putback.put_back(host, entry)
+    assert restored == [host / "before.sql"] and not restored[0].exists()
