@@ -118,8 +118,13 @@ def alone() -> Iterator[None]:
 
 
 def report(title: str) -> None:
-    """A line of progress."""
-    print(f"  {title}", file=sys.stderr, flush=True)
+    """A line of progress. Where nobody reads it any more (`| head`, a terminal that was closed), no line, and
+    no failure: what is being put back must be, seen or unseen."""
+    try:
+        print(f"  {title}", file=sys.stderr, flush=True)
+    except OSError:
+        # nor is what could not be written to be tried again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _install(arguments: argparse.Namespace) -> Result | int:
@@ -154,9 +159,12 @@ def _install(arguments: argparse.Namespace) -> Result | int:
 def _options(arguments: argparse.Namespace) -> Options:
     """What was asked for, without what is secret."""
     from installer.options import Options, parse_database, parse_listen
+    from llmsvc.errors import UsageError
 
+    if arguments.model == "":
+        raise UsageError("--model needs a value", hint="'llmsvc model catalog' has names")
     return Options(
-        database=parse_database(arguments.database) if arguments.database else None,
+        database=parse_database(arguments.database) if arguments.database is not None else None,
         model=arguments.model,
         listen=parse_listen(arguments.listen),
         proxy=arguments.proxy,
@@ -173,7 +181,10 @@ def _password(arguments: argparse.Namespace, database: Database | None) -> str |
     from llmsvc.errors import UsageError
 
     if arguments.database_password_file:
-        lines = arguments.database_password_file.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = arguments.database_password_file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise UsageError(f"{arguments.database_password_file} is not UTF-8 text") from None
         return str(lines[0]) if lines else ""
     if database is None or database.local or paths.DATABASE_PASSWORD.exists():
         return None

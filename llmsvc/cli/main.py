@@ -171,7 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except OSError as error:  # a full disk, a read-only file system, a directory where a file should be
-        failed = Error(f"{error.filename or 'output'}: {error.strerror}")
+        failed = Error(f"{error.filename or 'output'}: {error.strerror or error}")
+        if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd()
+            failed = Error("the current directory is not there any more", hint="go to another one: cd")
         output.show_error(failed, as_json=as_json)
         return failed.exit_code
     return code

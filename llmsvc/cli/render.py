@@ -38,6 +38,8 @@ def _render(args: argparse.Namespace) -> Result:
 
     if args.systemd is not None and args.systemd < facts.OLDEST_SYSTEMD:
         raise UsageError(f"llmsvc needs systemd {facts.OLDEST_SYSTEMD} or later, not {args.systemd}")
+    if args.directory.resolve() == Path("/"):
+        raise UsageError("DIR is the root of this machine", hint="name another directory, to read them in")
     host = facts.Facts(
         systemd=args.systemd or facts.installed_systemd(),
         gpu=args.gpu or facts.gpu_kind(),

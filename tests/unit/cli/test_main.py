@@ -78,6 +78,20 @@ def test_a_bug_keeps_its_traceback(verb):
         cli.main(["try"])
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("Cannot do that"), "output: Cannot do that"),
+        (FileNotFoundError(2, "No such file", "/x"), "/x: No such file"),
+        (FileNotFoundError(2, "No such file"), "the current directory is not there any more"),
+    ],
+)
+def test_a_failure_of_the_system_is_one_line(verb, capsys, error, told):
+    verb(failing(error))
+    assert cli.main(["try"]) == 1
+    assert capsys.readouterr().err.splitlines()[0] == f"llmsvc: {told}"
+
+
 def test_an_interrupt_is_quiet(verb, capsys):
     verb(failing(KeyboardInterrupt()))
     assert cli.main(["try"]) == 130
