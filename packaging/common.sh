@@ -7,6 +7,8 @@ umask 022
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 unset CDPATH
 
+# pip fails in a directory that is gone
+[ -d "$PWD" ] || cd /
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034  # used by those who source this
 cache=${LLMSVC_CACHE:-/var/cache/llmsvc}
@@ -20,9 +22,29 @@ step() { printf '[%4ds] %s\n' $((SECONDS - started)) "$*" >&2; }
 
 # die MESSAGE [HINT]
 die() {
+    local message hint
+    if [ -n "${json:-}" ]; then
+        message=${1//\\/\\\\} hint=${2-}
+        hint=${hint//\\/\\\\}
+        [ -z "$hint" ] && hint=null || hint=\"${hint//\"/\\\"}\"
+        printf '{"error": {"type": "Error", "message": "%s", "hint": %s, "exit_code": 1}}\n' "${message//\"/\\\"}" "$hint"
+        exit 1
+    fi
     printf 'llmsvc: %s\n' "$1" >&2
     [ $# -lt 2 ] || printf 'hint: %s\n' "$2" >&2
     exit 1
+}
+
+# apt_get LOG ARGUMENT...: waits where another apt is at work, as on a machine that was just made; update does not itself
+apt_get() {
+    local log=$1 until=$((SECONDS + 300)) told=''
+    shift
+    while ! LC_ALL=C apt-get "${apt_options[@]}" -o DPkg::Lock::Timeout=300 "$@" </dev/null >"$log" 2>&1 9>&-; do
+        grep -qE 'Could not get lock|Unable to lock' "$log" && [ $SECONDS -lt $until ] || return 1
+        [ -n "$told" ] || step "waiting for another apt to end"
+        told=yes
+        sleep 5
+    done
 }
 
 # where apt_install takes packages from, if not from where this machine does
@@ -43,13 +65,13 @@ apt_install() {
     export DEBIAN_FRONTEND=noninteractive
     # An old list names files that the mirror no longer has; one update per run is enough.
     if [ -z "${apt_updated:-}" ]; then
-        apt-get "${apt_options[@]}" update -q >"$work/apt.log" 2>&1 || {
+        apt_get "$work/apt.log" update -q || {
             tail -n 5 "$work/apt.log" >&2
             die "apt-get update failed" "is the network up? --wheelhouse DIR needs none: packaging/wheelhouse --suite makes one with all packages"
         }
         apt_updated=yes
     fi
-    apt-get "${apt_options[@]}" -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "${missing[@]}" </dev/null >"$work/apt.log" 2>&1 || {
+    apt_get "$work/apt.log" install -q -y --no-install-recommends "${missing[@]}" || {
         tail -n 15 "$work/apt.log" >&2
         if [ ${#apt_options[@]} -gt 0 ]; then
             die "apt-get could not install ${missing[*]} from the wheelhouse" \

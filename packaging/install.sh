@@ -68,7 +68,8 @@ read_options() {
         --key-file=*) key_file=${1#*=} ;;
         --dry-run) dry_run=yes ;;
         --accel=*) accel=${1#*=} ;;
-        --listen=* | --database=* | --database-password-file=* | --no-proxy | --proxy | --json) options+=("$1") ;;
+        --json) export json=yes && options+=(--json) ;;
+        --listen=* | --database=* | --database-password-file=* | --no-proxy | --proxy) options+=("$1") ;;
         --yes) yes=yes options+=(--yes) ;;
         --engine=*) engine=${1#*=} ;;
         *) die "unknown option: $1" "packaging/install.sh --help" ;;
@@ -163,10 +164,18 @@ install_packages() {
     fi
 }
 
+# Two at once would remove each other's environment
+alone() {
+    [ -d /run/llmsvc-install ] || mkdir -m 0700 /run/llmsvc-install # not where others could lock it
+    exec 9>/run/llmsvc-install/packaging
+    flock -n 9 || { step "waiting for another packaging/install.sh to end" && flock 9; }
+}
+
 # What is asked for in vain is told before minutes go by; by the system's Python, as nothing else may be there
 check_early() {
     local asked=("${options[@]}")
     [ -z "$model" ] || asked+=(--model "$model")
+    [ -z "$key_file" ] || asked+=(--key-file "$key_file")
     PYTHONPATH=$root PYTHONDONTWRITEBYTECODE=1 "$python" -S -c \
         'import sys; from llmsvc.cli.main import main; sys.exit(main(sys.argv[1:]))' install --early "${asked[@]}" || exit $?
 }
@@ -217,7 +226,7 @@ make_environment() {
 remove_unused() {
     if [ -n "$made" ] && [ "$(readlink /opt/llmsvc/venv)" != "$made" ]; then
         rm -rf -- "$made"
-        rmdir --ignore-fail-on-non-empty /opt/llmsvc/releases /opt/llmsvc
+        rmdir --ignore-fail-on-non-empty /opt/llmsvc/releases /opt/llmsvc || :
     fi
     rm -rf -- "$work"
 }
@@ -260,6 +269,7 @@ main() {
         use_debs "$wheelhouse"
     fi
     local from=$wheelhouse release kind early=checked
+    [ -n "$dry_run" ] || alone
     # a bare machine has no Python yet
     if find_python; then check_early; else early=''; fi
     choose_accel
