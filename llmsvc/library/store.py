@@ -163,7 +163,7 @@ def change(name: str, values: Mapping[str, str]) -> bool:
             purpose.check(parsed, gguf.read_header(parsed.model))
         if after == before:
             return False
-        atomic.write(file, after, file.stat().st_mode & 0o777)
+        atomic.write(file.resolve(), after, file.stat().st_mode & 0o777)
     return True
 
 

@@ -187,6 +187,13 @@ def test_the_last_use_is_told(run: Run, m: Path) -> None:
     assert "2023-11-1" in run("list")[1]
 
 
+def test_settings_that_are_kept_elsewhere_are_changed_there(m: Path, tmp_path: Path) -> None:
+    file = m.rename(tmp_path / "kept.env")
+    m.symlink_to(file)
+    assert store.change("m", {"N_CTX": "512"})
+    assert m.is_symlink() and "\nN_CTX=512\n" in file.read_text()
+
+
 def test_a_change_needs_a_whole_file(m: Path) -> None:
     m.write_text(m.read_text() + "what is this\n")
     with pytest.raises(SettingError, match="expected KEY=value"):
