@@ -160,7 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run(arguments)
         # here rather than at exit, where a closed pipe would be told as an ignored exception
-        sys.stdout.flush()
+        if sys.stdout:  # else it was closed before we started: >&-
+            sys.stdout.flush()
     except Error as error:
         output.show_error(error, as_json=as_json)
         return error.exit_code

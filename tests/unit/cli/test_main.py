@@ -173,6 +173,13 @@ def test_a_reader_that_leaves_is_no_error():
     assert process.returncode == 141
 
 
+def test_without_any_standard_output_a_command_still_works():
+    code = "from llmsvc.cli import main; raise SystemExit(main.main(['completion', 'bash']))"
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", code]
+    done = subprocess.run(command, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_locale_without_the_letter_is_no_error():
     code = "from llmsvc.cli import main; raise SystemExit(main.main(['--ü…']))"
     done = subprocess.run(
