@@ -5,13 +5,14 @@ packaging/install.sh asks before it downloads or compiles for minutes. `llmsvc i
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from installer import ports
+from installer import ports, services
 from installer.options import Options
 from llmsvc import config, env, paths
 from llmsvc.config import Config
-from llmsvc.errors import UsageError
+from llmsvc.errors import ConflictError, UsageError
 from llmsvc.library import gguf, sources
 from llmsvc.library.wanted import Wanted, resolve
 
@@ -32,7 +33,7 @@ def check(settings: Config, model: Wanted | None, key_file: Path | None) -> None
 
     :param model: the one to be installed
     :param key_file: where the first key shall go, which is shown only once
-    :raises errors.Error: a broken model file, a port that somebody else has, no place for the key
+    :raises errors.Error: a broken model file, a masked unit, a port that somebody has, no place for the key
     """
     if key_file and (key_file.is_dir() or not key_file.parent.is_dir()):
         raise UsageError(
@@ -41,4 +42,9 @@ def check(settings: Config, model: Wanted | None, key_file: Path | None) -> None
         )
     if model and isinstance(model.source, sources.Local):
         gguf.read_header(model.source.path)
+    for name in services.at_boot(proxy=settings.llama_proxy_enabled):
+        if os.path.realpath(paths.DROP_INS / name) == os.devnull:
+            raise ConflictError(
+                f"{name} is masked", hint=f"sudo systemctl unmask {name}; then run this again"
+            )
     ports.check(settings.listen)

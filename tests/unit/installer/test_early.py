@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from installer import ports
+from installer.early import check
+from llmsvc import config, paths
+from llmsvc.errors import ConflictError
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -62,3 +67,14 @@ def test_a_port_that_somebody_has_is_found_and_a_free_one_is_fine():
         assert done.stderr.startswith(f"llmsvc: cannot listen on 127.0.0.1 port {place.rpartition(':')[2]}")
     done = early("--listen", place)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_masked_unit_is_told_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DROP_INS", tmp_path)
+    monkeypatch.setattr(ports, "check", lambda places: None)
+    settings = config.parse({}, tmp_path)
+    (tmp_path / "llama-server.socket").symlink_to(os.devnull)  # not of this mode
+    check(settings, None, None)
+    (tmp_path / "llmsvc-prune.timer").symlink_to(os.devnull)
+    with pytest.raises(ConflictError, match=r"^llmsvc-prune.timer is masked$"):
+        check(settings, None, None)
