@@ -31,6 +31,12 @@ def normalise(messages: object) -> list[dict[str, Any]]:
     return out
 
 
+def begun(messages: list[dict[str, Any]]) -> str:
+    """The answer that a chat ends in, for the model to go on with; empty where its own is a new one."""
+    last = messages[-1]
+    return str(last["content"]) if last["role"] == "assistant" and "tool_calls" not in last else ""
+
+
 def _message(message: object, place: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise bad("a message must be an object", place)

@@ -47,6 +47,7 @@ def of_app(body: dict[str, Any], model: str) -> dict[str, Any]:
         # without one llama_cpp derives it from the last request's
         "seed": random.SystemRandom().randrange(2**32 - 1) if seed < 0 else seed % (2**32 - 1),
     }
+    bound = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
     if "max_completion_tokens" in body:
         # also of raw completions, which OpenAI's do not have: whoever bounds answers need not tell them apart
         body["max_tokens"] = body.pop("max_completion_tokens")
@@ -55,7 +56,7 @@ def of_app(body: dict[str, Any], model: str) -> dict[str, Any]:
         del body["max_tokens"]  # other servers' word for "as many as there is room for"
     for key, (kind, low, high) in _NUMBERS.items():
         if key in body:
-            out[key] = fields.number(body[key], key, kind, low, high)
+            out[key] = fields.number(body[key], bound if key == "max_tokens" else key, kind, low, high)
     if out.get("temperature", 1) < MIN_TEMPERATURE:
         # the engine would divide by it, and what it draws from what is no number may break a grammar
         out["temperature"] = 0.0

@@ -80,3 +80,15 @@ def test_the_template_for_tools_is_taken_where_there_is_one():
 def test_the_texts_that_end_an_answer_come_with_the_prompt():
     prompt = template(PLAIN).render([{"role": "user", "content": "x"}], [], {}, as_it_is)
     assert (prompt.text, prompt.stops, prompt.add_bos) == ("x", ["</s>"], False)
+
+
+THINKS = "{% for m in messages %}[{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}"
+THINKS += "{{ m.content | trim }}]{% endfor %}{% if add_generation_prompt %}[<think>{% endif %}"
+TURNS = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "One, "}]
+
+
+def test_an_answer_that_has_begun_is_where_the_template_puts_one():
+    assert template(THINKS).render(TURNS, [], {}, as_it_is).text == "[x][<think></think>One, "
+    assert template(THINKS).render(TURNS[:1], [], {}, as_it_is).text == "[x][<think>"
+    with pytest.raises(ValueError, match="cannot go on with an answer"):
+        template("{{ messages[0].content }}").render(TURNS, [], {}, as_it_is)

@@ -166,3 +166,11 @@ def test_a_template_tells_whether_its_model_thinks(start, models, tmp_path, temp
     assert ("reasoning" in backend.client.get("/health").json()["capabilities"]) is thinks
     assert backend.chat(max_tokens=4).status_code == 200
     assert backend.output == ""
+
+
+def test_an_answer_that_has_begun_is_not_taken_for_a_thought(thinker):
+    """Nor does the model begin to think in the middle of it."""
+    turns = [{"role": "user", "content": "Think"}, {"role": "assistant", "content": "Hello"}]
+    answer = thinker.post("/v1/chat/completions", {"messages": turns, "temperature": 0, "max_tokens": 40})
+    assert message(answer)["content"] == "."
+    assert not message(answer).get("reasoning_content")

@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Callable
 from typing import Any
 
 from llmsvc.backend import calls
 from llmsvc.backend.llama_cpp_python import internals
+from llmsvc.backend.messages import begun
 
 _TOOL_USE = "chat_template.tool_use"
 _PROBE = "probe_of_a_function"
@@ -73,7 +75,16 @@ class Template:
             messages = [_with_short_ids(message) for message in messages]
         handler = self._with_tools if tools or has_calls else self._plain
         # only now: the JSON of arguments may hold control tokens in escapes
-        return self._render(handler, protect(messages), protect(tools), arguments)
+        messages, tools = protect(messages), protect(tools)
+        if not (answer := begun(messages)):
+            return self._render(handler, messages, tools, arguments)
+        # it is written as a complete one, as some templates put more before it than they ask for, and cut off
+        mark = secrets.token_hex(16)
+        whole = self._render(handler, [*messages[:-1], {**messages[-1], "content": mark}], tools, arguments)
+        text, found, _ = whole.text.rpartition(mark)
+        if not found:
+            raise ValueError("it cannot go on with an answer")
+        return dataclasses.replace(whole, text=text + answer)
 
     def _render(
         self, handler: Any, messages: list[dict[str, Any]], tools: Any, arguments: dict[str, Any]

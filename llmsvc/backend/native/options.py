@@ -69,6 +69,8 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
         "ui": False,
         "warmup": True,
         "sse_ping_interval": -1,
+        # of the answers that a chat ends in, we say which ones are to be gone on with
+        "prefill_assistant": False,
         "reasoning_format": 3 if settings["REASONING_FORMAT"] == "deepseek" else 0,
         # which devices it uses, llama.cpp says at a level at which it also speaks of every request
         "verbosity": _TRACE if gpu else _WARNINGS,

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmsvc.backend.bodies import Request
 from llmsvc.backend.calls import Syntax
-from llmsvc.backend.messages import all_texts
+from llmsvc.backend.messages import all_texts, begun
 from llmsvc.backend.native.slots import fingerprints
 from llmsvc.backend.problem import ApiError, bad, too_long
 from llmsvc.backend.schemas import safe
@@ -129,6 +129,8 @@ class Planner:
         for message in body["messages"]:
             for call in message.get("tool_calls", []):
                 call["function"]["arguments"] = _dumped(call["function"]["arguments"])
+        if begun(messages):
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
         body |= _of_thinking(request.thinking, self.fewest_thoughts)
         if request.logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": max(request.logprobs, 1)}

@@ -73,6 +73,7 @@ def test_any_length_may_be_asked_for():
     assert chat(max_tokens=10**12)["max_tokens"] == 10**12
     for wrong in (0, -5, -1.0, 6.0, True, "6"):
         assert refused(max_tokens=wrong).param == "max_tokens"
+        assert refused(max_completion_tokens=wrong).param == "max_completion_tokens"
 
 
 @pytest.mark.parametrize("seed", [-1, 0, 2**32 - 1, 2**32, 2**70, -(2**70)])
