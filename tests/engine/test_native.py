@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.engine.conftest import Backend
@@ -18,6 +19,19 @@ pytestmark = pytest.mark.engine("native")
 def child_of(backend: Backend) -> int:
     (child,) = Path(f"/proc/{backend.process.pid}/task/{backend.process.pid}/children").read_text().split()
     return int(child)
+
+
+def wait_reading(backend: Backend) -> None:
+    """Until the server has read a batch of a prompt, as it tells nobody but us."""
+    transport = httpx.HTTPTransport(uds=str(backend.socket.with_name("engine") / "http.sock"))
+    deadline = time.monotonic() + 20
+    with httpx.Client(transport=transport, base_url="http://llama", timeout=20) as client:
+        while not any(
+            slot["is_processing"] and slot["n_prompt_tokens_processed"]
+            for slot in client.get("/slots").json()
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_requests_run_side_by_side(smollm2):
@@ -33,6 +47,22 @@ def test_requests_run_side_by_side(smollm2):
     reads.join()
     assert smollm2.client.get("/health").json()["busy_since"] is None
     assert smollm2.output == ""
+
+
+def test_who_asks_while_a_long_prompt_is_read_does_not_wait_for_all_of_it(start):
+    """Also where a slot behind it was left longer ago than those before it."""
+    backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=4096\nSLOTS=3\n")
+    backend.wait_for("READY=1")
+    for user in "abc":
+        talk = {"prompt": f"{user} " * 130, "max_tokens": 1}
+        assert backend.post("/v1/completions", talk, **{"x-user": user}).status_code == 200
+    reads, answers = begin(backend, PREFILL, "reads")
+    wait_reading(backend)
+    asked = {"prompt": "Hello", "max_tokens": 2}
+    assert backend.post("/v1/completions", asked, **{"x-user": "d"}).status_code == 200
+    usage = backend.post("/cancel/reads", {}).json()
+    reads.join()
+    assert (answers[0].status_code, usage["completion_tokens"]) == (499, 0)
 
 
 def test_a_crash_of_the_server_ends_the_backend_with_one_line(start):
