@@ -112,7 +112,7 @@ def _batch(settings: ModelSettings, header: gguf.Header, n_ctx: int) -> int:
     keys = ("N_BATCH", "N_UBATCH")
     small = _native(settings) and "N_BATCH" not in settings.lines and not settings.only_reads
     if small and not memory.gpu_share(settings, header):
-        return NATIVE_CPU_BATCH
+        return max(NATIVE_CPU_BATCH, settings.slots)
     return min(n_ctx if settings.only_reads and k not in settings.lines else settings[k] for k in keys)
 
 

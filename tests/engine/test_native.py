@@ -65,6 +65,13 @@ def test_who_asks_while_a_long_prompt_is_read_does_not_wait_for_all_of_it(start)
     assert (answers[0].status_code, usage["completion_tokens"]) == (499, 0)
 
 
+def test_there_may_be_as_many_slots_as_the_setting_takes(start):
+    backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=256\nSLOTS=64\nN_BATCH=8\n")
+    backend.wait_for("READY=1")
+    assert backend.client.get("/health").json()["slots"] == 64
+    assert backend.chat(max_tokens=2).status_code == 200
+
+
 def test_a_crash_of_the_server_ends_the_backend_with_one_line(start):
     backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\nN_CTX=512\nSLOTS=2\n")
     backend.wait_for("READY=1")

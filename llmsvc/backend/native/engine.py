@@ -84,7 +84,7 @@ class Engine:
         if not self._server.start(self._params, self._header.size, self._progress):
             if said := self._log.find("chat template"):
                 raise ModelError(f"its chat template fails: {_brief(said)}", file=self._settings.model)
-            raise self._log.load_error(self._settings, "it does not start")
+            raise self._log.load_error(self._settings, f"its server ended with {self._server.ended}")
 
     def _restart(self) -> None:
         log.warning("the chat template did not end over a request: llama.cpp's server starts again")
@@ -174,10 +174,10 @@ class Engine:
             # the first one may have been slow for a driver that compiles in it
             seconds = min(seconds, await self._batch_seconds(size))
         fitting = int(size * MAX_BATCH_SECONDS / seconds)
-        if fitting >= size or size <= SMALLEST_BATCH:
+        smaller = max(SMALLEST_BATCH, self.slots, 1 << max(fitting.bit_length() - 1, 0))
+        if fitting >= size or smaller >= size:
             return
-        size = max(SMALLEST_BATCH, self.slots, 1 << max(fitting.bit_length() - 1, 0))
-        self._params |= {"n_batch": size, "n_ubatch": min(size, self._params["n_ubatch"])}
+        self._params |= {"n_batch": smaller, "n_ubatch": min(smaller, self._params["n_ubatch"])}
         self._server.stop()
         self._start()
 

@@ -38,6 +38,8 @@ def parameters(settings: ModelSettings, header: Header, *, gpu: bool) -> dict[st
         layers = _ALL_LAYERS if gpu else 0
     lines = settings.lines
     batch = settings["N_BATCH"] if gpu or "N_BATCH" in lines else NATIVE_CPU_BATCH
+    # one token of each slot must have room in it, or llama.cpp aborts
+    batch = max(batch, settings.slots)
     micro = settings["N_UBATCH"]
     if settings.only_reads:
         # an input is read as one batch

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 _LINE = re.compile(rb"\d+\.\d+\.\d+\.\d+ ([A-Z]) (?:\w{3}  ?[^:]{0,14}: )?(.*)", re.S)
 _LEVELS = {b"W": llamalog.WARN, b"E": llamalog.ERROR}
 _INFO = 2
+_ABORT = b"GGML_ASSERT("
+_NO_KEY = b"no API key is set"
+"""That its socket is open to all, which it is not: see LlamaServer."""
 _LOOK_SECONDS = 0.05
 
 
@@ -38,6 +41,8 @@ class LlamaServer:
         self.address = self._folder / "http.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._ending = False
+        self.ended = ""
+        """How it ended where it did not become ready, as `signal 6`."""
 
     def start(self, params: dict[str, Any], size: int, progress: Progress | None) -> bool:
         """Starts it and waits until the model is loaded; false: it could not be, and the log says why.
@@ -64,8 +69,10 @@ class LlamaServer:
             threading.Thread(target=_show, args=told, daemon=True).start()
         ready = process.stdout.readline() == b"ready\n"
         if not ready:
-            process.wait()
+            self.ended = _how(process.wait())
             listener.join()
+            with contextlib.suppress(BrokenPipeError), process:
+                pass  # its pipes are closed
         else:
             threading.Thread(target=self._watch, args=(process,), name="llama-watch", daemon=True).start()
         if progress is not None:
@@ -81,9 +88,8 @@ class LlamaServer:
             self._process = None
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        status = process.wait()
+        how = _how(process.wait())
         if not self._ending:
-            how = f"signal {-status}" if status < 0 else f"status {status}"
             log.error("llama.cpp's server ended by itself, with %s", how)
             exit_now(1)
 
@@ -95,10 +101,18 @@ class LlamaServer:
             text = line
             if match := _LINE.match(line):
                 level, text = _LEVELS.get(match[1], _INFO), match[2]
+            elif _ABORT in line:
+                level = llamalog.ERROR
+            if _NO_KEY in line:
+                continue
             self._said.receive(level, text.decode("utf-8", "replace"))
             if self._said.lost and not self._ending:
                 # some drivers do not end the process, and every request would fail
                 exit_now(1)
+
+
+def _how(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"status {status}"
 
 
 def _show(process: subprocess.Popen[bytes], model: str, size: int, progress: Progress) -> None:
