@@ -220,7 +220,8 @@ class Engine:
             await self._run(request, job, events)
 
     async def _run(self, request: Request, job: Job, events: Events) -> None:
-        self._has_moved()
+        if not self._running:
+            self._has_moved()
         task: Task = job.task
         slot, keep = self._slots.take(job.user, task.prints)
         self._running.add(job)
@@ -238,9 +239,10 @@ class Engine:
         except RefusedError as error:
             raise explained(error, self.facts.n_ctx, chat=request.messages is not None) from None
         finally:
-            self._running.discard(job)
             if not ended and task.inputs is None:
                 await self._until_free(slot)
+            # not before: where the server hangs, all may leave before it is noticed
+            self._running.discard(job)
             self._slots.give(slot)
             self._speed = job.speed() or self._speed
 

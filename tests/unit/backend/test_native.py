@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
 import pytest
 
 from llmsvc import env
+from llmsvc.backend.bodies import Model, completion
+from llmsvc.backend.jobs import Job
 from llmsvc.backend.llamalog import Log
 from llmsvc.backend.native import options, server
+from llmsvc.backend.native.engine import Engine
+from llmsvc.backend.native.http import Http
+from llmsvc.backend.native.renewal import Renewal
+from llmsvc.backend.native.requests import Task
+from llmsvc.backend.native.slots import Slots
 from llmsvc.library import gguf, settings
 from tests.unit.library import ggufs
 
@@ -58,3 +66,47 @@ def test_why_it_did_not_start_is_not_what_it_always_warns_of(tmp_path, monkeypat
     assert not child.start({"model.path": "/m.gguf"}, 1, None)
     error = log.load_error(model(""), f"its server ended with {child.ended}")
     assert str(error).endswith(f"llama.cpp cannot load it: {reason}")
+
+
+def test_a_server_that_hangs_is_noticed_though_all_have_left_and_others_came(tmp_path):
+    """systemd's watchdog then ends it; see Server._show_life()."""
+
+    async def scenario() -> None:
+        asked: asyncio.Queue[bytes] = asyncio.Queue()
+        over = asyncio.Event()
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.put_nowait(await reader.readline())
+            await over.wait()
+            writer.close()
+
+        engine = object.__new__(Engine)
+        engine.model = Model("m", "m.gguf", n_vocab=10)
+        engine._settings = model("")
+        engine._slots = Slots(2, per_user=False)
+        engine._running, engine._moved, engine._speed = set(), 0.0, None
+        engine._renewal = Renewal(lambda: None)
+        engine._http = Http(tmp_path / "http.sock")
+        request = completion({"prompt": "x"}, engine.model)
+
+        def run(name: str) -> tuple[Job, asyncio.Task[None]]:
+            job = Job(name)
+            job.task = Task("/v1/completions", {}, ())
+            return job, asyncio.ensure_future(engine.run(request, job, asyncio.Queue()))
+
+        async with await asyncio.start_unix_server(hang, tmp_path / "http.sock"):
+            assert engine.alive(30)
+            first, running = run("a")
+            assert (await asked.get()).startswith(b"POST")
+            assert engine.alive(30)
+            first.cancel("cancel")
+            assert (await asked.get()).startswith(b"GET /slots")
+            engine._moved -= 31
+            assert not engine.alive(30)
+            _, waiting = run("b")
+            await asked.get()
+            assert not engine.alive(30)
+            over.set()
+            await asyncio.gather(running, waiting, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
