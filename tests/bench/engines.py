@@ -211,15 +211,37 @@ def unfit(model: Path) -> str | None:
     return f"{model} has no chat template: choose a model that was tuned to chat"
 
 
+def positive(text: str) -> int:
+    """The whole number above 0 that an option names."""
+    if not text.isdecimal() or not (number := int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
+    return number
+
+
+def positives(text: str) -> list[int]:
+    """Several of them, with commas between."""
+    return [positive(number) for number in text.split(",")]
+
+
+def seconds_of(text: str) -> float:
+    """The time that an option names."""
+    if not 0 < (seconds := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text!r}")
+    return seconds
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODELS / "smollm2.gguf")
-    parser.add_argument("--clients", default="1,4,8,16")
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--threads", type=int, default=max(CORES - 1, min(CORES, 2)), help="of each engine")
+    parser.add_argument(
+        "--clients", type=positives, default="1,4,8,16", help="1,4 is a row for one, and one for four"
+    )
+    parser.add_argument("--seconds", type=seconds_of, default=10.0)
+    parser.add_argument("--rounds", type=positive, default=2)
+    parser.add_argument("--tokens", type=positive, default=48)
+    threads = max(CORES - 1, min(CORES, 2))
+    parser.add_argument("--threads", type=positive, default=threads, help="of each engine")
     parser.add_argument("--parts", action="store_true", help="our backends without the proxy, too")
     options = parser.parse_args()
     if refusal := unfit(options.model):
@@ -232,7 +254,7 @@ def main() -> None:
         print(f"{machine}, {options.model.name}, {SLOTS} slots, {options.threads} threads each")
         printed(("", "clients", "tokens/s", "first token p50 s", "p95 s", "ms a token"))
         printed(("---",) * 6)
-        for clients in map(int, options.clients.split(",")):
+        for clients in options.clients:
             samples: dict[str, list[Sample]] = {server.name: [] for server in servers}
             for server in servers:
                 # every slot has read the system prompt then
