@@ -210,16 +210,15 @@ def test_a_model_that_does_not_start_is_503_and_the_others_are_answered(machine,
         assert error["code"] == "model_failed"
         assert "broken did not start: " in error["message"] and "nosuch.gguf" in error["message"]
         assert "/" not in error["message"]
-        begin = time.monotonic()
+        begin = time.time()
         again = machine.post("/v1/chat/completions", body("broken"), key)
         assert (again.status_code, again.json()["error"]["code"]) == (503, "model_failed")
         assert int(again.headers["retry-after"]) <= 60
-        assert time.monotonic() - begin < 5
+        # it was not tried again
+        assert switches(machine, begin) == []
         machine.await_states(UNITS, ["active", "inactive"])
     finally:
-        machine.shell(
-            "rm /etc/llmsvc/models.d/broken.env; systemctl daemon-reload; systemctl reset-failed", check=False
-        )
+        machine.shell("rm /etc/llmsvc/models.d/broken.env; systemctl daemon-reload; systemctl reset-failed")
 
 
 def test_a_restart_of_the_proxy_in_the_middle_of_a_switch_loses_nothing(machine, autoswitch, user):

@@ -14,6 +14,8 @@ from tests.machine.conftest import SANDBOX, Machine
 from tests.machine.test_switching import model_that_answers, never_two
 
 MODELS = "/etc/llmsvc/models.d"
+UNTIL = "for n in $(seq 600); do if {}; then exit; fi; sleep 0.1; done; exit 1"
+"""A minute, on a machine that has much else to do."""
 SMOLLM2, GEMMA3, THIRD = (f"llama-server@{name}" for name in ("smollm2", "gemma3", "third"))
 
 
@@ -58,19 +60,19 @@ def test_a_model_whose_file_is_deleted_while_it_runs_is_still_exclusive(machine)
 
 def test_a_file_that_is_laid_into_models_d_can_be_started_without_a_daemon_reload(machine):
     drop_in = "/run/systemd/generator/llama-server@dropped.service.d/50-llmsvc-exclusive.conf"
-    wait = f"for n in $(seq 50); do [ {{}} -e {drop_in} ] && exit; sleep 0.1; done; exit 1"
-    machine.shell(f"cp {MODELS}/smollm2.env {MODELS}/dropped.env; {wait.format('')}")
+    machine.shell(
+        f"cp {MODELS}/smollm2.env {MODELS}/dropped.env; {UNTIL.format(f'[ -e {drop_in} ]')}",
+    )
     try:
         with never_two(machine):
             machine.start("dropped")
             assert machine.states(SMOLLM2, "llama-server@dropped") == ["inactive", "active"]
             machine.shell(f"echo MODEL=/srv/x.gguf >>{MODELS}/dropped.env")
-            machine.shell(f"for n in $(seq 50); do grep -q /srv/x {drop_in} && exit; sleep 0.1; done; exit 1")
+            machine.shell(UNTIL.format(f"grep -q /srv/x {drop_in}"))
             machine.start("smollm2")
     finally:
-        machine.shell(
-            f"rm {MODELS}/dropped.env; {wait.format('!')}; sed -i /dropped/d /var/lib/llmsvc/good-models"
-        )
+        machine.shell(f"sed -i /dropped/d /var/lib/llmsvc/good-models; rm {MODELS}/dropped.env")
+        machine.shell(UNTIL.format(f"[ ! -e {drop_in} ]"))
 
 
 def test_many_files_at_once_are_all_seen_and_cost_few_reloads(machine):
@@ -78,12 +80,10 @@ def test_many_files_at_once_are_all_seen_and_cost_few_reloads(machine):
     count = "ls /run/systemd/generator | grep -c llama-server@drop- || :"
     machine.shell(f"for n in $(seq 150); do cp {MODELS}/smollm2.env {MODELS}/drop-$n.env; sleep 0.01; done")
     try:
-        machine.shell(
-            f"for n in $(seq 200); do [ $({count}) = 150 ] && exit; sleep 0.1; done; {count}; exit 1"
-        )
+        machine.shell(UNTIL.format(f"[ $({count}) = 150 ]"))
     finally:
         machine.shell(f"rm {MODELS}/drop-*.env")
-    machine.shell(f"for n in $(seq 200); do [ $({count}) = 0 ] && exit; sleep 0.1; done; {count}; exit 1")
+    machine.shell(UNTIL.format(f"[ $({count}) = 0 ]"))
     assert machine.states("llmsvc-models.path") == ["active"]
     reloads = [
         entry for entry in machine.journal(f"--since=@{since:.3f}", "_PID=1")

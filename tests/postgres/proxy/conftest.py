@@ -37,7 +37,7 @@ _NOTIFIED = 10
 _numbers = itertools.count()
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 30.0) -> Any:
     """What the function returns as soon as it is true."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
@@ -202,7 +202,7 @@ class Stack:
             )
         if self.proxy is not None:
             with self.http(key) as client:
-                wait_for(lambda: client.get("/v1/models").status_code == 200, 2)
+                wait_for(lambda: client.get("/v1/models").status_code == 200)
         return key
 
     def rows(self, user: str, count: int) -> list[dict[str, Any]]:

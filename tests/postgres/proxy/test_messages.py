@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -102,7 +103,7 @@ def test_counts_take_no_slot_and_each_user_has_one_at_a_time(make_stack: Any) ->
         assert seen()["counting_peak"] <= 2, "one of each"
         # who leaves is gone
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{stack.url}{COUNT}", headers={"x-api-key": key}, timeout=0.5, trust_env=False,
+            httpx.post(f"{stack.url}{COUNT}", headers={"x-api-key": key}, timeout=2, trust_env=False,
                        json={"messages": HELLO, "mock": {"silent": 60}})  # fmt: skip
         assert count(key).status_code == 200
         # within the limit of requests
@@ -221,13 +222,16 @@ def test_a_request_is_seen_and_cancelled_by_its_user(stack: Any) -> None:
     assert raised.value.error_code == "request_cancelled"
 
 
-def test_a_wait_has_pings_and_what_fails_after_one_is_an_event(make_stack: Callable[..., Any]) -> None:
+def test_a_wait_has_pings_and_what_fails_after_one_is_an_event(
+    make_stack: Callable[..., Any], tmp_path: Path
+) -> None:
     stack = make_stack()
     stack.start_backend()
     stack.start_proxy(SILENCE_SECONDS="0.5")
     stack.wait_served()
     key = stack.add_key("waits")
-    before = background(lambda: post(stack, key, mock={"silent": 3, "tokens": 1}))
+    go_on = tmp_path / "go on"
+    before = background(lambda: post(stack, key, mock={"until": str(go_on), "tokens": 1}))
     wait_for(lambda: stack.mock()["running"])
     with httpx.stream(
         "POST",
@@ -238,11 +242,14 @@ def test_a_wait_has_pings_and_what_fails_after_one_is_an_event(make_stack: Calla
         trust_env=False,
     ) as answer:
         assert answer.status_code == 200
-        *pings, failed = [event for event in answer.read().decode().split("\n\n") if event]
+        pieces = answer.iter_text()
+        text = next(pieces)
+        go_on.touch()
+        *pings, failed = [event for event in (text + "".join(pieces)).split("\n\n") if event]
     assert set(pings) == {'event: ping\ndata: {"type": "ping"}'}
     assert failed.startswith("event: error\ndata: ")
     assert json.loads(failed.partition("data: ")[2])["type"] == "error"
-    assert before.result(20).status_code == 200
+    assert before.result(30).status_code == 200
     assert [row["status_code"] for row in stack.rows("waits", 2)] == [200, 400]
 
 
@@ -253,7 +260,7 @@ def test_a_request_is_held_until_a_model_is_ready(running: Any) -> None:
         waits = background(lambda: create(running, key))
         wait_for(lambda: http.get("/v1/queue").json()["waiting"] == 1)
         running.start_backend("other")
-    assert waits.result(20).model == "other"
+    assert waits.result(30).model == "other"
 
 
 def test_a_stream_that_is_cut_ends_with_an_error_event(running: Any) -> None:
