@@ -160,7 +160,7 @@ class Stack:
     def mock(self, name: str = "mock") -> dict[str, Any]:
         """What the backend saw."""
         transport = httpx.HTTPTransport(uds=str(self.root / "run" / name / "http.sock"))
-        with httpx.Client(transport=transport) as client:
+        with httpx.Client(transport=transport, timeout=60) as client:
             return dict(client.get("http://mock/mock").json())
 
     def connect(self) -> database.Connection:
@@ -222,7 +222,7 @@ class Stack:
         )
 
     def client(self, key: str) -> openai.OpenAI:
-        http = self.exits.enter_context(httpx.Client(trust_env=False))
+        http = self.exits.enter_context(httpx.Client(trust_env=False, timeout=60))
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, http_client=http)
 
     @contextlib.contextmanager

@@ -155,8 +155,8 @@ def test_errors_have_anthropics_shape_and_are_its_sdks_exceptions(stack: Any, pa
     assert "'mock'" in missing["message"]
     check_error(ask(stack, path, shown, model=7), 400, "invalid_request_error")
     check_error(ask(stack, path, shown, system="x" * 70000), 413, "request_too_large")
-    check_error(httpx.get(stack.url + path, trust_env=False), 405, "invalid_request_error")
-    broken = httpx.post(stack.url + path, content=b"{", headers=shown, trust_env=False)
+    check_error(httpx.get(stack.url + path, trust_env=False, timeout=60), 405, "invalid_request_error")
+    broken = httpx.post(stack.url + path, content=b"{", headers=shown, trust_env=False, timeout=60)
     check_error(broken, 400, "invalid_request_error")
     barred = {"x-api-key": stack.add_key(models=["another"])}
     check_error(ask(stack, path, barred), 403, "permission_error")
