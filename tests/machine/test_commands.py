@@ -49,6 +49,7 @@ def who_runs(machine) -> str:
     )
 
 
+@pytest.mark.split
 @pytest.mark.parametrize(
     ("script", "said"),
     [

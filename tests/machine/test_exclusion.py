@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.machine.conftest import SANDBOX, Machine
+from tests.machine.conftest import Machine
 from tests.machine.test_switching import model_that_answers, never_two
 
 MODELS = "/etc/llmsvc/models.d"
@@ -37,8 +37,7 @@ def smollm2_afterwards(machine):
 
 def start(machine: Machine, *units: str) -> subprocess.Popen[str]:
     """systemctl start in the background."""
-    command = [SANDBOX, "exec", machine.name, "--", "systemctl", "start", *units]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(machine.argv("systemctl", "start", *units), stderr=subprocess.PIPE, text=True)
 
 
 def result(process: subprocess.Popen[str]) -> int:
@@ -155,8 +154,9 @@ def test_going_back_never_gets_in_the_way_of_a_start(machine, wanted):
 def reloading(machine: Machine) -> Iterator[None]:
     """daemon-reload in a loop."""
     loop = "while :; do systemctl daemon-reload; n=$((n + 1)); if read -t 0.05; then echo $n; exit; fi; done"
-    command = [SANDBOX, "exec", machine.name, "--", "bash", "-c", loop]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        machine.argv("bash", "-c", loop), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield
         finally:

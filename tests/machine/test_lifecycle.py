@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.machine.conftest import others_follow
 from tests.machine.load import Load
 from tests.machine.test_zero_loss import check_counted
 
@@ -30,9 +31,11 @@ def wheelhouse(machine):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_before(machine, wheelhouse):
+def as_before(request, machine, wheelhouse):
     """The release of the checkout with both models and a first user, whatever the tests here did."""
     yield
+    if not others_follow(request, machine):
+        return
     machine.shell(
         "llmsvc uninstall --purge --yes || /opt/llmsvc/venv/bin/llmsvc uninstall --purge --yes || :\n"
         "rm -rf /srv/newer /srv/broken* /opt/llmsvc"

@@ -105,6 +105,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.split
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_model_that_does_not_start_costs_no_request(machine, keys, kind, measured):
     machine.shell(
