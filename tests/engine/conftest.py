@@ -61,7 +61,10 @@ class Backend:
                 pass_fds=passed,
             )
         self.client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://backend", timeout=60
+            transport=httpx.HTTPTransport(uds=str(self.socket), verify=False),
+            verify=False,
+            base_url="http://backend",
+            timeout=60,
         )
 
     @property

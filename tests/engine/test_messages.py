@@ -57,7 +57,7 @@ THINKING = (
 
 
 def sdk(backend: Backend) -> anthropic.Anthropic:
-    http = httpx2.Client(transport=httpx2.HTTPTransport(uds=str(backend.socket)))
+    http = httpx2.Client(transport=httpx2.HTTPTransport(uds=str(backend.socket), verify=False), verify=False)
     return anthropic.Anthropic(
         base_url="http://backend", api_key="none", max_retries=0, timeout=60, http_client=http
     )

@@ -135,7 +135,10 @@ class Machine:
     def post(self, path: str, body: dict[str, Any], key: str | None) -> httpx.Response:
         """One request; the key None sends no header."""
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        with self.network(), httpx.Client(base_url=self.base_url, trust_env=False, timeout=120) as client:
+        with (
+            self.network(),
+            httpx.Client(base_url=self.base_url, trust_env=False, verify=False, timeout=120) as client,
+        ):
             return client.post(path, json=body, headers=headers)
 
     def openai(self, key: str) -> openai.OpenAI:
@@ -144,7 +147,7 @@ class Machine:
             api_key=key,
             base_url=f"{self.base_url}/v1",
             max_retries=0,
-            http_client=httpx.Client(trust_env=False, timeout=120),
+            http_client=httpx.Client(trust_env=False, verify=False, timeout=120),
         )
 
     def key(self) -> str:

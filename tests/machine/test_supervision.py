@@ -46,7 +46,9 @@ class Stream:
         try:
             with (
                 self._machine.network(),
-                httpx.Client(base_url=self._machine.base_url, trust_env=False, timeout=120) as client,
+                httpx.Client(
+                    base_url=self._machine.base_url, trust_env=False, verify=False, timeout=120
+                ) as client,
                 client.stream("POST", "/v1/chat/completions", json=self._sent, headers=headers) as answer,
             ):
                 for line in answer.iter_lines():
@@ -140,7 +142,10 @@ def test_backend_that_hangs_while_idle_is_replaced_before_the_next_request_gives
     machine: Machine, background: Any
 ) -> None:
     key = machine.add_user("idle-hang")
-    with machine.network(), httpx.Client(base_url=machine.base_url, trust_env=False, timeout=1) as client:
+    with (
+        machine.network(),
+        httpx.Client(base_url=machine.base_url, trust_env=False, verify=False, timeout=1) as client,
+    ):
         headers = {"authorization": f"Bearer {key}"}
         kill(machine, BACKEND, "STOP")
         with pytest.raises(httpx.ReadTimeout):

@@ -93,7 +93,12 @@ def test_no_valid_key_is_401_in_openais_shape(stack: Any, made: str) -> None:
     deadline = time.monotonic() + 10
     while True:
         answer = httpx.post(
-            f"{stack.url}/v1/chat/completions", json=body(), headers=headers, trust_env=False, timeout=60
+            f"{stack.url}/v1/chat/completions",
+            json=body(),
+            headers=headers,
+            trust_env=False,
+            verify=False,
+            timeout=60,
         )
         if answer.status_code == 401 or time.monotonic() > deadline:
             break
@@ -132,10 +137,12 @@ def test_unknown_model_is_404_that_says_what_is_loaded(stack: Any) -> None:
 
 
 def test_other_paths_are_404_that_names_what_is_served(stack: Any) -> None:
-    answer = httpx.post(f"{stack.url}/chat/completions", json=body(), trust_env=False, timeout=60)
+    answer = httpx.post(
+        f"{stack.url}/chat/completions", json=body(), trust_env=False, verify=False, timeout=60
+    )
     assert answer.status_code == 404
     assert "/v1/chat/completions" in answer.json()["error"]["message"]
-    wrong = httpx.get(f"{stack.url}/v1/chat/completions", trust_env=False, timeout=60)
+    wrong = httpx.get(f"{stack.url}/v1/chat/completions", trust_env=False, verify=False, timeout=60)
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "OPTIONS, POST")
 
 
@@ -210,8 +217,10 @@ def test_stream_that_just_ends_is_an_error_not_a_short_answer(stack: Any) -> Non
 
 
 def test_health_and_ready_need_no_key_and_tell_little(stack: Any) -> None:
-    assert httpx.get(f"{stack.url}/health", trust_env=False, timeout=60).json() == {"status": "ok"}
-    ready = httpx.get(f"{stack.url}/ready", trust_env=False, timeout=60)
+    assert httpx.get(f"{stack.url}/health", trust_env=False, verify=False, timeout=60).json() == {
+        "status": "ok"
+    }
+    ready = httpx.get(f"{stack.url}/ready", trust_env=False, verify=False, timeout=60)
     assert (ready.status_code, ready.json()) == (200, {"ready": True})
 
 

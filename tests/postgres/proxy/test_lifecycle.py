@@ -112,7 +112,7 @@ def test_postgres_may_be_away_and_no_row_is_lost(running: Any) -> None:
     with running.postgres_stopped():
         assert [post(running, key).status_code for _ in range(5)] == [200] * 5
         wait_for(lambda: "not reachable" in running.wait_notified("database"))
-        assert httpx.get(f"{running.url}/ready", trust_env=False, timeout=60).status_code == 503
+        assert httpx.get(f"{running.url}/ready", trust_env=False, verify=False, timeout=60).status_code == 503
         # also after a restart, from the snapshot, and from a kill
         assert running.stop_proxy() == 0
         running.start_proxy()
@@ -162,7 +162,10 @@ def test_trouble_with_the_database_costs_no_request_and_no_row(make_stack: Any, 
     assert post(stack, key).status_code == 200
     stack.sql(end)
     assert [row["state"] for row in stack.rows("steady", 4)] == ["ok"] * 4
-    wait_for(lambda: httpx.get(f"{stack.url}/ready", trust_env=False, timeout=60).status_code == 200, 40)
+    wait_for(
+        lambda: httpx.get(f"{stack.url}/ready", trust_env=False, verify=False, timeout=60).status_code == 200,
+        40,
+    )
 
 
 def test_postgres_that_is_slow_holds_up_nobody(running: Any) -> None:

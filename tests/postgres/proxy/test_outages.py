@@ -27,7 +27,7 @@ def test_requests_are_held_while_the_backend_restarts(running: Any) -> None:
     held = background(lambda: post(running, key))
     time.sleep(0.3)
     assert not held.done()
-    assert httpx.get(f"{running.url}/ready", trust_env=False, timeout=60).status_code == 503
+    assert httpx.get(f"{running.url}/ready", trust_env=False, verify=False, timeout=60).status_code == 503
     running.start_backend()
     assert held.result(30).status_code == 200
 
