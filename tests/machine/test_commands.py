@@ -143,6 +143,7 @@ def test_a_load_is_seen_by_everybody_and_ctrl_c_does_not_end_it(machine):
 def test_status_watch_tells_each_change(machine):
     machine.shell(
         "cd /tmp; rm -f watched painted pid; llmsvc status --watch --json >watched & json=$!\n"
+        "export TERM=xterm\n"
         "script -qec 'echo $$ >pid; exec llmsvc status --watch' painted >/dev/null </dev/null &\n"
         "until grep -q smollm2 watched && grep -q smollm2 painted; do sleep 0.1; done\n"
         "llmsvc start gemma3\n"

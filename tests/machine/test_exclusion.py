@@ -166,7 +166,7 @@ def reloading(machine: Machine) -> Iterator[None]:
 
 def test_daemon_reloads_at_any_moment_do_no_harm(machine, long):
     body = {
-        "max_tokens": 60, "stream": True, "messages": [{"role": "user", "content": "Tell a long story."}]
+        "max_tokens": 30, "stream": True, "messages": [{"role": "user", "content": "Tell a long story."}]
     }  # fmt: skip
     headers = {"authorization": f"Bearer {machine.key()}"}
     with reloading(machine), never_two(machine):

@@ -116,7 +116,7 @@ def test_a_model_in_a_home_directory_runs_where_it_lies(machine):
 
 def test_a_schedule_switches_at_its_time_and_only_to_what_can_start(machine):
     # whenever it is set up, its next time is soon
-    soon = "*:*:0/5"
+    soon = "*-*-* *:*:00/5"
     try:
         machine.exec("llmsvc", "model", "schedule", "gemma3", "--on-calendar", soon)
         (listed,) = json.loads(machine.out("llmsvc", "model", "schedule", "list", "--json"))

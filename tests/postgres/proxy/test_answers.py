@@ -90,7 +90,8 @@ def test_no_valid_key_is_401_in_openais_shape(stack: Any, made: str) -> None:
         }
         stack.sql(change[made], made)
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    deadline = time.monotonic() + 10
+    # a second on a machine that is not busy; keys are read anew every 30
+    deadline = time.monotonic() + 25
     while True:
         answer = httpx.post(
             f"{stack.url}/v1/chat/completions",
@@ -102,7 +103,7 @@ def test_no_valid_key_is_401_in_openais_shape(stack: Any, made: str) -> None:
         )
         if answer.status_code == 401 or time.monotonic() > deadline:
             break
-    assert answer.status_code == 401
+    assert answer.status_code == 401, stack.log[-2000:]
     assert answer.headers["www-authenticate"] == "Bearer"
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert answer.json()["error"]["code"] == "invalid_api_key"
