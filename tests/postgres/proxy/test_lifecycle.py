@@ -77,6 +77,8 @@ def test_revoked_key_cuts_its_stream_at_once_and_spares_others(stack: Any) -> No
     other = stack.add_key("not-revoked")
     with open_stream(stack, key) as lines:
         waiting = background(lambda: post(stack, other))
+        mine = background(lambda: post(stack, key))
+        wait_for(lambda: "2 waiting" in stack.wait_notified("waiting"))
         stack.sql(
             "UPDATE llama_api_keys SET revoked_at = now() FROM llama_users u "
             "WHERE u.id = user_id AND username = 'revoked'"
@@ -87,8 +89,10 @@ def test_revoked_key_cuts_its_stream_at_once_and_spares_others(stack: Any) -> No
         assert time.monotonic() - start < 10
         assert "no longer valid" in rest[-1]
     assert post(stack, key).status_code == 401
+    refused = mine.result(30)
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
     assert waiting.result(30).status_code == 200
-    assert stack.rows("revoked", 1)[0]["state"] == "cancelled"
+    assert [row["state"] for row in stack.rows("revoked", 2)] == ["cancelled"] * 2
 
 
 def test_one_with_many_waiting_delays_another_by_one_request_only(stack: Any) -> None:

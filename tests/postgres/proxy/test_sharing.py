@@ -129,7 +129,9 @@ def test_a_model_that_an_admin_takes_away_is_taken_from_those_who_wait_too(stack
             waiting = pool.submit(ask, stack, key)
             wait_for(lambda: ours.get("/v1/queue").json()["waiting"] == 1)
             stack.sql("UPDATE llama_users SET models = '{other}' WHERE username = 'narrowed'")
-            wait_for(lambda: ask(stack, key).status_code == 403)
+            with stack.http(key) as mine:
+                wait_for(lambda: mine.get("/v1/models").json()["data"] == [])
+            assert ask(stack, key).status_code == 403
             first = ours.get("/v1/queue").json()["data"][0]
             assert ours.post(f"/v1/requests/{first['id']}/cancel").status_code == 200
             assert waiting.result().json()["error"]["code"] == "model_not_allowed"
