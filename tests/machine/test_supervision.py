@@ -189,7 +189,7 @@ def test_stop_of_socket_and_proxy_refuses_at_once_and_finishes_what_runs(
     machine: Machine, background: Any
 ) -> None:
     key = machine.add_user("last-one")
-    stream = Stream(machine, key, body("Tell me a story.", stream=True, **ENDLESS | {"max_tokens": 400}))
+    stream = Stream(machine, key, body("Tell me a story.", stream=True, **ENDLESS | {"max_tokens": 150}))
     stop = background(machine.exec, "systemctl", "stop", f"{PROXY}.socket", PROXY)
     with machine.network():
         deadline = time.monotonic() + 30
