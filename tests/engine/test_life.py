@@ -120,7 +120,7 @@ def test_what_has_sent_nothing_at_the_end_of_the_drain_is_a_503_with_its_usage(s
         time.sleep(0.01)
     backend.process.terminate()
     worker.join()
-    assert answers[0].status_code == 503
+    assert answers[0].status_code == 503, (answers[0].text, backend.output)
     assert answers[0].json()["error"] == STOPPING
     assert answers[0].json()["usage"]["prompt_tokens"] == 3501
     assert backend.finish() == 0

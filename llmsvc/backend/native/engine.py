@@ -239,7 +239,8 @@ class Engine:
             raise explained(error, self.facts.n_ctx, chat=request.messages is not None) from None
         finally:
             self._running.discard(job)
-            if not ended and task.inputs is None:
+            # at the end nobody takes the slot any more, and the client's answer would come too late
+            if not ended and task.inputs is None and job.cancelled != "stopping":
                 await self._until_free(slot)
             self._slots.give(slot)
             self._speed = job.speed() or self._speed
@@ -267,7 +268,9 @@ class Engine:
         ended = True
 
         async def rendered() -> bool:
-            return request.messages is None or await self._is_processing(slot)
+            # at the end it does not matter
+            told = request.messages is None or job.cancelled == "stopping"
+            return told or await self._is_processing(slot)
 
         stream = self._http.events(task.path, task.body)
         event = await self._renewal.first(stream, rendered)
