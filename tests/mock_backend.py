@@ -7,9 +7,9 @@ listens on INSTANCES/NAME/http.sock and creates INSTANCES/NAME/ready. On SIGTERM
 drain time. FILE gets a line for each request that ended, with its tokens. GET /mock tells what it saw.
 
 A request steers it by an object `mock` in its body: `tokens`, `delay` (seconds before each token), `silent`
-(seconds before the first byte), `status` (answer with that error), `die` (exit after so many tokens, -1:
-before any byte), `cut` (end a stream after so many tokens as if it were whole), `linger` (seconds between the
-[DONE] of a stream and its end).
+(seconds before the first byte), `until` (a file: no byte before it is there), `status` (answer with that
+error), `die` (exit after so many tokens, -1: before any byte), `cut` (end a stream after so many tokens as if
+it were whole), `linger` (seconds between the [DONE] of a stream and its end).
 """
 
 from __future__ import annotations
@@ -205,6 +205,8 @@ class Mock:
         if steer.get("die") == -1:
             os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.sleep(steer.get("silent", 0))
+        while "until" in steer and not Path(steer["until"]).exists():
+            await asyncio.sleep(0.01)
         most = body.get("max_output_tokens" if path == RESPONSES else "max_tokens") or 10**9
         count = min(steer.get("tokens", self.tokens), most)
         count = min(count, budget - usage["prompt_tokens"])

@@ -40,6 +40,10 @@ class ApiError(Exception):
         return json.dumps({"error": self._error}).encode()
 
 
+# RFC 9110 asks for it in every 401
+_CHALLENGE: Headers = [(b"www-authenticate", b"Bearer")]
+
+
 def unauthorized(message: str) -> ApiError:
     """401: no key, or one that is not valid."""
     return ApiError(
@@ -47,7 +51,7 @@ def unauthorized(message: str) -> ApiError:
         message,
         code="invalid_api_key",
         state="rejected_key",
-        headers=[(b"www-authenticate", b"Bearer")],
+        headers=_CHALLENGE,
     )
 
 
@@ -143,6 +147,12 @@ def upstream_lost() -> ApiError:
 
 CLIENT_GONE = ApiError(499, "client closed the connection", state="client_gone")
 CANCELLED = ApiError(403, "The request was cancelled.", code="request_cancelled", state="cancelled")
-KEY_REVOKED = ApiError(401, "This API key is no longer valid.", code="invalid_api_key", state="cancelled")
+KEY_REVOKED = ApiError(
+    401,
+    "This API key is no longer valid.",
+    code="invalid_api_key",
+    state="cancelled",
+    headers=_CHALLENGE,
+)
 STOPPING = unavailable("The proxy restarts; send the request again.", "restarting", retry_after=1)
 BODY_TIMEOUT = bad_request("The request body did not arrive in time.", status=408, code="body_timeout")

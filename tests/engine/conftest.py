@@ -61,14 +61,17 @@ class Backend:
                 pass_fds=passed,
             )
         self.client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://backend", timeout=60
+            transport=httpx.HTTPTransport(uds=str(self.socket), verify=False),
+            verify=False,
+            base_url="http://backend",
+            timeout=300,
         )
 
     @property
     def output(self) -> str:
         return self._output.read_text()
 
-    def wait_for(self, what: str, seconds: float = 60) -> None:
+    def wait_for(self, what: str, seconds: float = 180) -> None:
         """Until systemd was told `what`, or the process ended."""
         deadline = time.monotonic() + seconds
         with self._told:
@@ -77,7 +80,7 @@ class Backend:
                 assert time.monotonic() < deadline, f"no {what}: {self.messages} {self.output}"
                 self._told.wait(0.1)
 
-    def finish(self, seconds: float = 60) -> int:
+    def finish(self, seconds: float = 180) -> int:
         """Until the process ends; its exit status."""
         return self.process.wait(seconds)
 

@@ -1,4 +1,7 @@
-"""When a client goes away, the next one's first token comes within a second of when it would have come."""
+"""When a client goes away, the next one's first token comes within a second of when it would have come.
+
+On a machine that has much else to do, it may be some more; what is left would take a quarter of a minute.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from tests.engine.conftest import Backend
 COMPLETIONS = "/v1/completions"
 PREFILL = {"prompt": "word " * 3000, "max_tokens": 1}
 ENDLESS = {"prompt": "One two three", "max_tokens": 3000, "logit_bias": {"2": -100, "0": -100}}
+LATER = 5.0
 NEXT = {"prompt": "Once upon a time", "max_tokens": 1, "stream": True, "temperature": 0}
 
 
@@ -33,7 +37,7 @@ def client(backend: Backend, body: dict[str, Any], name: str) -> Iterator[socket
 
 
 def wait(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -75,7 +79,7 @@ def test_a_client_that_leaves_frees_the_model_for_the_next_one(
         else:
             time.sleep(0.5)
     seconds, text = first_token(smollm2)
-    assert seconds <= 1 + alone[0]
+    assert seconds <= LATER + alone[0]
     assert text == alone[1]
     cost = smollm2.post(f"/cancel/{name}", {}).json()
     assert cost["prompt_tokens"] == tokens
@@ -93,6 +97,6 @@ def test_a_client_that_leaves_while_it_waits_costs_nobody_anything(
         wait(lambda: smollm2.post("/cancel/waits", {}).json() == {"prompt_tokens": 0, "completion_tokens": 0})
         assert busy(smollm2)
     seconds, text = first_token(smollm2)
-    assert seconds <= 1 + alone[0]
+    assert seconds <= LATER + alone[0]
     assert text == alone[1]
     assert smollm2.output == ""

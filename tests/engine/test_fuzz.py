@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from tests.engine import gguf_reranker, strategies
 from tests.engine.conftest import Backend
 
-SECONDS = 5.0
+SECONDS = 30.0
 """No answer may take longer, also not that of the health route meanwhile."""
 
 WARM_UP = 0.2

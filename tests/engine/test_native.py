@@ -92,6 +92,28 @@ def test_the_server_ends_with_the_backend_however_that_ends(start):
         time.sleep(0.05)
 
 
+CHAT = {"messages": [{"role": "user", "content": "word " * 3000}], "max_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/completions", PREFILL), ("/v1/chat/completions", CHAT)],
+    ids=["completion", "chat"],
+)
+def test_a_stop_does_not_wait_for_a_server_that_is_at_work(start, path, body):
+    """Who has been sent nothing is told so in time, and can be answered by another model."""
+    backend = start("MODEL={models}/smollm2.gguf\nN_THREADS=1\n", config="LLAMA_PROXY_DRAIN_SECONDS=1\n")
+    backend.wait_for("READY=1")
+    worker, answers = begin(backend, body, "stopped", path)
+    os.kill(child_of(backend), signal.SIGSTOP)  # as in a batch that takes long
+    backend.process.terminate()
+    worker.join()
+    assert answers[0].status_code == 503, answers[0].text
+    assert answers[0].json()["error"]["code"] == "model_stopping"
+    assert backend.finish() == 0
+    assert backend.output == ""
+
+
 def test_only_the_backend_reaches_the_server(smollm2):
     folder = smollm2.socket.with_name("engine")
     assert folder.stat().st_mode & 0o777 == 0o700

@@ -47,18 +47,30 @@ def stack(
 
 def test_four_requests_of_one_wait_a_fifth_of_what_forty_of_another_do(stack: Stack) -> None:
     """Counted in turns: how many requests began between the moment when one came and its own turn."""
-    many, few = stack.add_key("many"), stack.add_key("few")
-    with stack.http(stack.served_key) as ours, concurrent.futures.ThreadPoolExecutor(44) as pool:
+    many, few, before = (stack.add_key(name) for name in ("many", "few", "before"))
+    with stack.http(stack.served_key) as ours, concurrent.futures.ThreadPoolExecutor(48) as pool:
 
-        def ask(key: str) -> int:
-            with stack.http(key, timeout=120) as client:
-                body = {"messages": [{"role": "user", "content": "Say hello"}], "max_tokens": 8}
+        def ask(key: str, tokens: int = 8) -> int:
+            with stack.http(key, timeout=300) as client:
+                body = {"messages": [{"role": "user", "content": "Say hello"}], "max_tokens": tokens}
+                # no answer ends by itself
+                body["logit_bias"] = {"2": -100, "0": -100}
                 return client.post("/v1/chat/completions", json=body).status_code
 
+        def wait_for_queue(**numbers: int) -> None:
+            wait_for(lambda: numbers.items() <= ours.get("/v1/queue").json().items(), 120)
+
+        # all wait before the first begins
+        longest = [pool.submit(ask, before, 900) for _ in range(4)]
+        wait_for_queue(running=4)
         sent = [pool.submit(ask, many) for _ in range(40)]
-        wait_for(lambda: ours.get("/v1/queue").json()["running"] == 4)
+        wait_for_queue(waiting=40)
         sent += [pool.submit(ask, few) for _ in range(4)]
+        wait_for_queue(waiting=44)
+        for one in ours.get("/v1/queue").json()["data"][:4]:
+            ours.post(f"/v1/requests/{one['id']}/cancel")
         assert all(one.result() == 200 for one in sent)
+        assert {one.result() for one in longest} == {403}
     rows = [*stack.rows("many", 40), *stack.rows("few", 4)]
     came = {row["request_id"]: row["created_at"].timestamp() for row in rows}
     began = {row["request_id"]: came[row["request_id"]] + row["queue_ms"] / 1000 for row in rows}

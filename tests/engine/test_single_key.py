@@ -14,7 +14,8 @@ import openai
 import pytest
 
 KEY = "sk-llm-one-key-for-all"
-CHAT = {"model": "current", "messages": [{"role": "user", "content": "Say hello"}], "max_tokens": 4}
+HELLO = [{"role": "user", "content": "Say hello"}]
+CHAT = {"model": "current", "messages": HELLO, "max_tokens": 4}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def url(backend, request):
 
 @contextlib.contextmanager
 def sdk(url: str, key: str) -> Iterator[openai.OpenAI]:
-    with httpx.Client(trust_env=False) as http:
+    with httpx.Client(trust_env=False, verify=False, timeout=60) as http:
         yield openai.OpenAI(api_key=key, base_url=f"{url}/v1", max_retries=0, http_client=http)
 
 
@@ -55,14 +56,16 @@ def sdk(url: str, key: str) -> Iterator[openai.OpenAI]:
     [("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("POST", "/cancel/x"), ("GET", "/")],
 )
 def test_without_the_key_there_is_nothing(url, method, path, headers):
-    got = httpx.request(method, url + path, headers=headers, json=CHAT, trust_env=False)
+    got = httpx.request(
+        method, url + path, headers=headers, json=CHAT, trust_env=False, verify=False, timeout=60
+    )
     assert (got.status_code, got.json()["error"]["code"]) == (401, "invalid_api_key")
     assert KEY not in got.text
 
 
 def test_who_asks_without_the_key_learns_that_it_is_ready_and_no_more(url):
     for path in ("/ready", "/health"):
-        got = httpx.get(url + path, trust_env=False)
+        got = httpx.get(url + path, trust_env=False, verify=False, timeout=60)
         assert (got.status_code, got.json()) == (200, {"status": "ok"})
 
 
@@ -80,7 +83,7 @@ def test_the_key_opens_it_for_the_sdk(url):
 
 
 def test_the_usage_comes_in_a_stream_only_where_it_was_asked_for(url):
-    options = {"stream_options": {"include_usage": True}}
+    options = {"stream_options": {"include_usage": True}, "temperature": 0}
     with sdk(url, KEY) as client:
         plain = list(client.chat.completions.create(**CHAT, stream=True))
         *rest, last = client.chat.completions.create(**CHAT, stream=True, **options)
@@ -91,7 +94,7 @@ def test_the_usage_comes_in_a_stream_only_where_it_was_asked_for(url):
 
 def test_anthropics_sdk_shows_its_key_in_its_own_way(url):
     def client(key):
-        http = httpx2.Client(trust_env=False)
+        http = httpx2.Client(trust_env=False, verify=False)
         return anthropic.Anthropic(api_key=key, base_url=url, max_retries=0, http_client=http)
 
     with client(KEY) as ours:
@@ -105,7 +108,14 @@ def test_anthropics_sdk_shows_its_key_in_its_own_way(url):
         wrong.messages.create(**CHAT)
     assert refused.value.body["error"]["type"] == "authentication_error"
     # in OpenAI's API a key has one place
-    answer = httpx.post(f"{url}/v1/chat/completions", headers={"x-api-key": KEY}, json=CHAT, trust_env=False)
+    answer = httpx.post(
+        f"{url}/v1/chat/completions",
+        headers={"x-api-key": KEY},
+        json=CHAT,
+        trust_env=False,
+        verify=False,
+        timeout=60,
+    )
     assert answer.status_code == 401
 
 
@@ -119,17 +129,22 @@ def test_what_is_only_for_the_machine_itself_is_not_there(url):
         # it does not end by itself
         json={**CHAT, "max_tokens": 60, "stream": True, "logit_bias": {"2": -100, "0": -100}},
         trust_env=False,
+        verify=False,
+        timeout=60,
     ) as running:
         lines = running.iter_lines()
         next(lines)
         for command in ("cancel", "finish"):
             for path in (f"/{command}/mine", f"/{command}/", f"/{command}"):
-                got = httpx.post(url + path, headers=headers, trust_env=False)
+                got = httpx.post(url + path, headers=headers, trust_env=False, verify=False, timeout=60)
                 assert (got.status_code, got.json()["error"]["code"]) == (404, "not_found")
         # nobody has ended it
         assert len([line for line in lines if '"content":' in line]) > 20
     for path in ("/docs", "/openapi.json", "/v1/engines", "/props", "/slots", "/metrics"):
-        assert httpx.get(url + path, headers=headers, trust_env=False).status_code == 404
+        assert (
+            httpx.get(url + path, headers=headers, trust_env=False, verify=False, timeout=60).status_code
+            == 404
+        )
 
 
 def test_anthropics_paths_name_the_request_in_the_header_that_its_sdk_reads(url):
@@ -140,11 +155,11 @@ def test_anthropics_paths_name_the_request_in_the_header_that_its_sdk_reads(url)
         ("/v1/messages", {}),
         ("/v1/messages/count_tokens", CHAT),
     ):
-        got = httpx.post(url + path, headers=headers, json=body, trust_env=False)
+        got = httpx.post(url + path, headers=headers, json=body, trust_env=False, verify=False, timeout=60)
         assert got.headers["request-id"] == got.headers["x-request-id"], got.text
         if got.status_code == 400:
             assert got.json()["request_id"] == got.headers["request-id"]
-    refused = httpx.post(f"{url}/v1/messages", json=CHAT, trust_env=False)
+    refused = httpx.post(f"{url}/v1/messages", json=CHAT, trust_env=False, verify=False, timeout=60)
     assert refused.status_code == 401
     assert refused.json()["request_id"] == refused.headers["request-id"]
     other = httpx.post(
@@ -152,6 +167,8 @@ def test_anthropics_paths_name_the_request_in_the_header_that_its_sdk_reads(url)
         headers={"authorization": f"Bearer {KEY}"},
         json=CHAT,
         trust_env=False,
+        verify=False,
+        timeout=60,
     )
     assert "request-id" not in other.headers
 

@@ -107,7 +107,7 @@ class Load:
     ) -> None:
         with (
             self._machine.network(),
-            httpx.Client(trust_env=False, timeout=200) as http,
+            httpx.Client(trust_env=False, verify=False, timeout=200) as http,
             openai.OpenAI(
                 api_key=key, base_url=f"{self._machine.base_url}/v1", max_retries=0, http_client=http
             ) as sdk,

@@ -88,7 +88,7 @@ async def ask_all(machine: Machine, requests: list[tuple[str, dict[str, Any]]]) 
     """All at once, each with its key."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
-        base_url=machine.base_url, trust_env=False, timeout=290, limits=limits
+        base_url=machine.base_url, trust_env=False, verify=False, timeout=290, limits=limits
     ) as client:
         return await asyncio.gather(
             *(
@@ -106,7 +106,9 @@ def test_a_model_that_nobody_uses_is_stopped_and_the_next_request_starts_it(mach
     with configured(machine, **settings):
         machine.await_states(UNITS, ["inactive", "inactive"], 20)
         with machine.network(), machine.openai(key) as client:
-            assert httpx.get(f"{machine.base_url}/ready", trust_env=False).json() == {"ready": True}
+            assert httpx.get(
+                f"{machine.base_url}/ready", trust_env=False, verify=False, timeout=60
+            ).json() == {"ready": True}
             assert {model.id for model in client.models.list()} == {"smollm2", "current"}
             assert client.models.retrieve("current").model_dump()["context_length"]
         machine.exec("systemctl", "restart", "auth-proxy")
@@ -126,7 +128,10 @@ def test_a_model_that_nobody_uses_is_stopped_and_the_next_request_starts_it(mach
         assert machine.post("/v1/chat/completions", body("current"), key).status_code == 200
         machine.exec("systemctl", "stop", "llama-server@smollm2")
         with machine.network():
-            assert httpx.get(f"{machine.base_url}/ready", trust_env=False).status_code == 503
+            assert (
+                httpx.get(f"{machine.base_url}/ready", trust_env=False, verify=False, timeout=60).status_code
+                == 503
+            )
         answer = machine.post("/v1/chat/completions", body("gemma3"), may)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_not_ready")
         assert machine.states(*UNITS) == ["inactive", "inactive"]
@@ -210,16 +215,15 @@ def test_a_model_that_does_not_start_is_503_and_the_others_are_answered(machine,
         assert error["code"] == "model_failed"
         assert "broken did not start: " in error["message"] and "nosuch.gguf" in error["message"]
         assert "/" not in error["message"]
-        begin = time.monotonic()
+        begin = time.time()
         again = machine.post("/v1/chat/completions", body("broken"), key)
         assert (again.status_code, again.json()["error"]["code"]) == (503, "model_failed")
         assert int(again.headers["retry-after"]) <= 60
-        assert time.monotonic() - begin < 5
+        # it was not tried again
+        assert switches(machine, begin) == []
         machine.await_states(UNITS, ["active", "inactive"])
     finally:
-        machine.shell(
-            "rm /etc/llmsvc/models.d/broken.env; systemctl daemon-reload; systemctl reset-failed", check=False
-        )
+        machine.shell("rm /etc/llmsvc/models.d/broken.env; systemctl daemon-reload; systemctl reset-failed")
 
 
 def test_a_restart_of_the_proxy_in_the_middle_of_a_switch_loses_nothing(machine, autoswitch, user):

@@ -49,6 +49,7 @@ def who_runs(machine) -> str:
     )
 
 
+@pytest.mark.split
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -117,7 +118,7 @@ def test_a_switch_is_one_entry_of_the_journal_with_who_did_it(machine):
         uid = machine.out("id", "-u", "eve")
         (entry,) = machine.journal(f"--since=@{begin:.6f}", "-t", "llmsvc", f"_UID={uid}")
     finally:
-        machine.shell("userdel -r eve", check=False)
+        machine.shell("userdel -r eve || :")
     assert entry["MESSAGE"] == f"eve (uid {uid}) starts gemma3 instead of smollm2"
     assert (entry["LLM_ACTOR"], entry["LLM_MODEL"], entry["LLM_VERB"]) == ("eve", "gemma3", "start")
 
@@ -142,6 +143,7 @@ def test_a_load_is_seen_by_everybody_and_ctrl_c_does_not_end_it(machine):
 def test_status_watch_tells_each_change(machine):
     machine.shell(
         "cd /tmp; rm -f watched painted pid; llmsvc status --watch --json >watched & json=$!\n"
+        "export TERM=xterm\n"
         "script -qec 'echo $$ >pid; exec llmsvc status --watch' painted >/dev/null </dev/null &\n"
         "until grep -q smollm2 watched && grep -q smollm2 painted; do sleep 0.1; done\n"
         "llmsvc start gemma3\n"

@@ -22,6 +22,7 @@ def test_adding_a_broken_file_changes_nothing(machine):
     assert machine.out("ls", "-R", "/etc/llmsvc", "/var/lib/llmsvc/models") == before
 
 
+@pytest.mark.split
 @pytest.mark.parametrize(
     "setting", ["LLAMA_PROXY_PORT=eight", "LLAMA_PROXY_RATE_LIMIT=-1", "LLAMA_PROXY_DRAIN_SECONDS=soon"]
 )

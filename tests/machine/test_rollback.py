@@ -15,6 +15,7 @@ MODELS = "/etc/llmsvc/models.d"
 FILES = "/var/lib/llmsvc/models"
 FILE = f"{FILES}/SmolLM2-135M-Instruct.Q4_1.gguf"
 DROP_IN = "/run/systemd/system/llama-server@bad.service.d"
+GO = "/run/llmsvc-go-on"
 
 OTHER = f"sed -i s,{FILE},bad.gguf, bad.env"
 CRASH = '[Service]\\nExecStart=\\nExecStart=/bin/sh -c "kill -s SEGV $$$$"\\n'
@@ -129,14 +130,14 @@ def test_a_file_that_went_away_unseen_gives_the_old_model_back_and_one_that_came
 
 @pytest.fixture
 def slow_rollback(machine):
-    """The unit that goes back to another model is at work for a while after it has decided."""
+    """The unit that goes back to another model is at work after it has decided, until GO is there."""
     drop_in = "/run/systemd/system/llama-server-rollback@.service.d"
     machine.shell(
-        f"mkdir -p {drop_in}; printf '[Service]\\nExecStopPost=/bin/sleep 3\\n' >{drop_in}/slow.conf; "
-        "systemctl daemon-reload"
+        f"mkdir -p {drop_in}; printf '[Service]\\nExecStopPost=/bin/sh -c \"until [ -e {GO} ]; do sleep 0.1; "
+        f"done\"\\n' >{drop_in}/slow.conf; systemctl daemon-reload"
     )
     yield
-    machine.shell(f"rm -r {drop_in}; systemctl daemon-reload")
+    machine.shell(f"rm -rf {drop_in} {GO}; systemctl daemon-reload")
 
 
 def test_a_model_that_fails_again_while_its_rollback_is_at_work_gives_the_old_one_back(
@@ -149,6 +150,7 @@ def test_a_model_that_fails_again_while_its_rollback_is_at_work_gives_the_old_on
         machine.await_states(units, ["activating", "deactivating"])
         assert not start(machine, "bad")
         assert machine.states(*units) == ["inactive", "deactivating"]
+        machine.exec("touch", GO)
         machine.await_states(["llama-server@smollm2", "llama-server@bad"], ["active", "failed"])
         machine.await_states(units, ["active", "inactive"])
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.machine.conftest import SANDBOX, Machine
+from tests.machine.conftest import Machine
 
 # Says at its end how many backends it saw at once, at most
 WATCH = r"""
@@ -30,7 +30,7 @@ print(most)
 @contextlib.contextmanager
 def never_two(machine: Machine) -> Iterator[None]:
     with subprocess.Popen(
-        [SANDBOX, "exec", machine.name, "--", "python3", "-c", WATCH],
+        machine.argv("python3", "-c", WATCH),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -105,6 +105,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.split
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_model_that_does_not_start_costs_no_request(machine, keys, kind, measured):
     machine.shell(
@@ -127,9 +128,10 @@ def test_a_model_that_does_not_start_costs_no_request(machine, keys, kind, measu
         errors = [
             entry["MESSAGE"]
             for entry in machine.journal(f"--since=@{begin:.6f}", "-u", "llama-server@broken", "-p", "3")
-            if entry.get("_COMM") == "llmsvc"
+            # of the model or of its hook; what systemd knows of a process may be missing once that has ended
+            if entry.get("SYSLOG_IDENTIFIER") == "llama-server"
         ]
-        assert len(errors) == (0 if kind == "crash while loading" else 1), errors
+        assert len(errors) == 1, errors
         measured(
             f"{machine.suite}: {kind}, longest time without an answer", silence(load, begin, time.time())
         )

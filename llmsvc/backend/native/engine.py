@@ -239,7 +239,8 @@ class Engine:
         except RefusedError as error:
             raise explained(error, self.facts.n_ctx, chat=request.messages is not None) from None
         finally:
-            if not ended and task.inputs is None:
+            # at the end nobody takes the slot any more, and the client's answer would come too late
+            if not ended and task.inputs is None and job.cancelled != "stopping":
                 await self._until_free(slot)
             # not before: where the server hangs, all may leave before it is noticed
             self._running.discard(job)
@@ -269,7 +270,9 @@ class Engine:
         ended = True
 
         async def rendered() -> bool:
-            return request.messages is None or await self._is_processing(slot)
+            # at the end it does not matter
+            told = request.messages is None or job.cancelled == "stopping"
+            return told or await self._is_processing(slot)
 
         stream = self._http.events(task.path, task.body)
         event = await self._renewal.first(stream, rendered)

@@ -52,7 +52,7 @@ class Service:
         self.url = f"{stack.url}/v1"
 
     def anthropic(self, key: str | None = None) -> anthropic.Anthropic:
-        http = self.stack.exits.enter_context(httpx2.Client(trust_env=False))
+        http = self.stack.exits.enter_context(httpx2.Client(trust_env=False, verify=False))
         return anthropic.Anthropic(
             base_url=self.stack.url, api_key=key or self.key, max_retries=0, http_client=http
         )

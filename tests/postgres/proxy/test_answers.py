@@ -12,6 +12,8 @@ import pytest
 
 from llmsvc.accounts import keys
 from llmsvc.proxy.refusals import A_MINUTE
+from tests.postgres.proxy.clients import ENDLESS
+from tests.postgres.proxy.conftest import wait_for
 
 HELLO = [{"role": "user", "content": "say hello to me"}]
 
@@ -35,7 +37,7 @@ def test_chat_answers_with_the_models_real_name_and_its_row_is_exact(stack: Any)
     assert str(row["request_id"]) == answer.headers["x-request-id"]
     assert str(row["client_addr"]) == "127.0.0.1"
     assert row["path"] == "/v1/chat/completions"
-    assert 0 <= row["queue_ms"] <= row["first_token_ms"] <= row["duration_ms"] < 5000
+    assert 0 <= row["queue_ms"] <= row["first_token_ms"] <= row["duration_ms"] < 30_000
 
 
 def test_the_loaded_model_says_what_it_can(stack: Any) -> None:
@@ -57,18 +59,13 @@ def test_sdk_lists_chats_streams_and_embeds(stack: Any) -> None:
 def test_stream_gives_its_first_event_before_the_last_is_produced(stack: Any) -> None:
     key = stack.add_key()
     with stack.http(key) as client:
-        start = time.monotonic()
-        with client.stream("POST", "/v1/chat/completions", json=body(stream=True, mock={"delay": 0.1})) as r:
-            lines = r.iter_lines()
-            next(lines)
-            first = time.monotonic() - start
-            for _ in lines:
-                pass
-            last = time.monotonic() - start
+        # all of it takes longer than the client waits
+        with client.stream("POST", "/v1/chat/completions", json=body(stream=True, mock=ENDLESS)) as r:
+            assert "word0" in next(r.iter_lines())
+    wait_for(lambda: not stack.mock()["running"])
     assert r.headers["content-type"].startswith("text/event-stream")
     assert r.headers["x-accel-buffering"] == "no"
     assert r.headers["cache-control"] == "no-cache"
-    assert last - first > 0.5
 
 
 def test_usage_chunk_only_for_those_who_asked_and_counted_always(stack: Any) -> None:
@@ -93,12 +90,20 @@ def test_no_valid_key_is_401_in_openais_shape(stack: Any, made: str) -> None:
         }
         stack.sql(change[made], made)
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    deadline = time.monotonic() + 1
+    # a second on a machine that is not busy; keys are read anew every 30
+    deadline = time.monotonic() + 25
     while True:
-        answer = httpx.post(f"{stack.url}/v1/chat/completions", json=body(), headers=headers, trust_env=False)
+        answer = httpx.post(
+            f"{stack.url}/v1/chat/completions",
+            json=body(),
+            headers=headers,
+            trust_env=False,
+            verify=False,
+            timeout=60,
+        )
         if answer.status_code == 401 or time.monotonic() > deadline:
             break
-    assert answer.status_code == 401
+    assert answer.status_code == 401, stack.log[-2000:]
     assert answer.headers["www-authenticate"] == "Bearer"
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -133,10 +138,12 @@ def test_unknown_model_is_404_that_says_what_is_loaded(stack: Any) -> None:
 
 
 def test_other_paths_are_404_that_names_what_is_served(stack: Any) -> None:
-    answer = httpx.post(f"{stack.url}/chat/completions", json=body(), trust_env=False)
+    answer = httpx.post(
+        f"{stack.url}/chat/completions", json=body(), trust_env=False, verify=False, timeout=60
+    )
     assert answer.status_code == 404
     assert "/v1/chat/completions" in answer.json()["error"]["message"]
-    wrong = httpx.get(f"{stack.url}/v1/chat/completions", trust_env=False)
+    wrong = httpx.get(f"{stack.url}/v1/chat/completions", trust_env=False, verify=False, timeout=60)
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "OPTIONS, POST")
 
 
@@ -211,8 +218,10 @@ def test_stream_that_just_ends_is_an_error_not_a_short_answer(stack: Any) -> Non
 
 
 def test_health_and_ready_need_no_key_and_tell_little(stack: Any) -> None:
-    assert httpx.get(f"{stack.url}/health", trust_env=False).json() == {"status": "ok"}
-    ready = httpx.get(f"{stack.url}/ready", trust_env=False)
+    assert httpx.get(f"{stack.url}/health", trust_env=False, verify=False, timeout=60).json() == {
+        "status": "ok"
+    }
+    ready = httpx.get(f"{stack.url}/ready", trust_env=False, verify=False, timeout=60)
     assert (ready.status_code, ready.json()) == (200, {"ready": True})
 
 

@@ -29,6 +29,8 @@ def preflight(stack: Any, origin: str, headers: str) -> httpx.Response:
             "access-control-request-headers": headers,
         },
         trust_env=False,
+        verify=False,
+        timeout=60,
     )
 
 

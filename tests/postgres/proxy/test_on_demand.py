@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
@@ -112,14 +113,17 @@ def test_a_model_that_fails_is_503_without_its_path_and_the_old_one_serves_on(st
     assert {row["state"] for row in stack.rows("alice", 3)} == {"error", "ok"}
 
 
-def test_a_client_that_leaves_before_the_switch_causes_none(stack: Stack) -> None:
+def test_a_client_that_leaves_before_the_switch_causes_none(stack: Stack, tmp_path: Path) -> None:
     alice, bob = stack.client(may(stack, "alice")), stack.client(stack.add_key("bob"))
     time.sleep(1)
-    busy = threading.Thread(target=ask, args=(bob, "one"), kwargs={"extra_body": {"mock": {"silent": 1.5}}})
+    mock = {"until": str(tmp_path / "go on")}
+    busy = threading.Thread(target=ask, args=(bob, "one"), kwargs={"extra_body": {"mock": mock}})
     busy.start()
     wait_for(lambda: stack.mock("one")["running"])
     with pytest.raises(openai.APITimeoutError):
-        ask(alice.with_options(timeout=0.3), "two")
+        ask(alice.with_options(timeout=2), "two")
+    assert stack.rows("alice", 1)[0]["state"] == "client_gone"
+    (tmp_path / "go on").touch()
     busy.join()
     assert ask(alice, "one") == "one"
     assert "request for" not in stack.log

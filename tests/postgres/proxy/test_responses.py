@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -51,8 +52,8 @@ def test_a_stream_is_passed_event_by_event_and_its_row_is_exact(stack: Any, most
 
 
 def test_events_come_before_the_last_is_produced(stack: Any) -> None:
-    events = iter(create(stack, stack.add_key(), {"tokens": 2, "linger": 30}, stream=True))
-    kinds = [next(events).type for _ in range(3)]
+    with create(stack, stack.add_key(), ENDLESS, stream=True) as events:
+        kinds = [next(events).type for _ in range(3)]
     assert kinds == ["response.created", "response.output_text.delta", "response.output_text.delta"]
 
 
@@ -128,24 +129,30 @@ def test_a_request_is_seen_and_cancelled_by_its_user(stack: Any) -> None:
     assert raised.value.code == "request_cancelled"
 
 
-def test_a_wait_has_comments_and_what_fails_after_one_is_an_event(make_stack: Callable[..., Any]) -> None:
+def test_a_wait_has_comments_and_what_fails_after_one_is_an_event(
+    make_stack: Callable[..., Any], tmp_path: Path
+) -> None:
     stack = make_stack()
     stack.start_backend()
     stack.start_proxy(SILENCE_SECONDS="0.5")
     stack.wait_served()
     key = stack.add_key("waits")
-    before = background(lambda: post(stack, key, mock={"silent": 3, "tokens": 1}))
+    go_on = tmp_path / "go on"
+    before = background(lambda: post(stack, key, mock={"until": str(go_on), "tokens": 1}))
     wait_for(lambda: stack.mock()["running"])
     with stack.http(key) as http:
         asked = {"input": INPUT, "stream": True, "mock": {"status": 400}}
         with http.stream("POST", PATH, json=asked) as answer:
             assert answer.status_code == 200
-            *alive, failed = [event for event in answer.read().decode().split("\n\n") if event]
+            pieces = answer.iter_text()
+            text = next(pieces)
+            go_on.touch()
+            *alive, failed = [event for event in (text + "".join(pieces)).split("\n\n") if event]
     assert set(alive) == {":"}
     assert failed.startswith("event: error\ndata: ")
     told = json.loads(failed.partition("data: ")[2])
     assert (told["type"], told["code"], told["error"]["code"]) == ("error", "400", "400")
-    assert before.result(20).status_code == 200
+    assert before.result(30).status_code == 200
     assert [row["status_code"] for row in stack.rows("waits", 2)] == [200, 400]
 
 

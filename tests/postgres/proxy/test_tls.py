@@ -31,7 +31,7 @@ def test_https_from_handshake_to_renewal(make_stack: Callable[..., Any], tmp_pat
     headers = {"authorization": f"Bearer {api_key}"}
     trust = ssl.create_default_context(cafile=cert)
 
-    with httpx.Client(base_url=url, headers=headers, verify=trust, trust_env=False) as http:
+    with httpx.Client(base_url=url, headers=headers, verify=trust, trust_env=False, timeout=60) as http:
         wait_for(lambda: http.get("/v1/models").status_code == 200)
         answer = http.post(CHAT, json=body(mock={"tokens": 1000}))
         assert answer.json()["usage"]["completion_tokens"] == 1000
@@ -42,7 +42,7 @@ def test_https_from_handshake_to_renewal(make_stack: Callable[..., Any], tmp_pat
 
     # those who do not trust it, or speak too old a version, or no TLS, get nothing and harm nobody
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/health", trust_env=False)
+        httpx.get(f"{url}/health", trust_env=False, timeout=60)
     old = subprocess.run(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"],
         input="",
@@ -52,7 +52,7 @@ def test_https_from_handshake_to_renewal(make_stack: Callable[..., Any], tmp_pat
     )
     assert "Cipher is (NONE)" in old.stdout
     with pytest.raises(httpx.HTTPError):
-        httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+        httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False, timeout=60)
 
     # our own commands need no trust: they do not leave the machine
     settings = config.load(stack.config())
@@ -63,7 +63,7 @@ def test_https_from_handshake_to_renewal(make_stack: Callable[..., Any], tmp_pat
     renewed, _ = certificates.make(tmp_path)
     assert stack.stop_proxy() == 0
     stack.start_proxy()
-    with httpx.Client(verify=ssl.create_default_context(cafile=renewed), trust_env=False) as http:
+    with httpx.Client(verify=ssl.create_default_context(cafile=renewed), trust_env=False, timeout=60) as http:
         assert http.get(f"{url}/health").status_code == 200
     assert "Traceback" not in stack.log
     assert json.dumps(key.read_text())[1:60] not in stack.log

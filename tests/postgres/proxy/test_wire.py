@@ -395,7 +395,11 @@ def test_body_that_stops_is_408(strict: Any) -> None:
 
 def test_connections_of_one_address_have_a_ceiling_and_others_get_in(strict: Any) -> None:
     def open_one(address: str) -> socket.socket:
-        return socket.create_connection(strict.listener.getsockname(), 15, (address, 0))
+        """One that stays open, as it has asked something."""
+        connection = socket.create_connection(strict.listener.getsockname(), wire.SECONDS, (address, 0))
+        connection.sendall(wire.request(close=False))
+        connection.recv(1)
+        return connection
 
     with strict.http(strict.add_key()) as client:
         mine = [open_one("127.0.0.2") for _ in range(8)]

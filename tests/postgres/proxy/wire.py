@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-SECONDS = 15.0
+SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
