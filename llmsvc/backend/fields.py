@@ -13,7 +13,8 @@ def number(value: Any, key: str, kind: type, low: float, high: float) -> Any:
     numeric = type(value) is int or (kind is float and type(value) is float and math.isfinite(value))
     if not numeric or not low <= value <= high:
         word = "a whole number" if kind is int else "a number"
-        raise bad(f"{key} must be {word} from {low:g} to {high:g}", key)
+        shown = "" if kind is int else "g"
+        raise bad(f"{key} must be {word} from {low:{shown}} to {high:{shown}}", key)
     return value
 
 

@@ -71,7 +71,10 @@ def _set(args: argparse.Namespace) -> Result:
     loaded = settings.load(args.name)
     told = {key: {"value": loaded[key], "source": loaded.source(key)} for key in values}
     warning = _why_it_would_not_start(args.name)
-    lines = [f"{key} is {one['value']}  ({one['source']})" for key, one in told.items()]
+    lines = [
+        f"{key} is {'automatic' if one['value'] in (None, '') else one['value']}  ({one['source']})"
+        for key, one in told.items()
+    ]
     if warning:
         lines.append(f"warning: {warning}")
     if changed:

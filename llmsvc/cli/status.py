@@ -204,7 +204,8 @@ def _queue(entries: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 def _switch(last: dict[str, Any]) -> str:
     seconds = f" in {duration(last['seconds'])}" if last.get("seconds") is not None else ""
-    models = f"{last.get('from') or 'none'} -> {last.get('to') or 'none'}"
+    before, after = last.get("from") or "none", last.get("to") or "none"
+    models = f"{after} again" if before == after else f"{before} -> {after}"
     return f"{models} at {clock(last['at'])}{seconds}: {last.get('result')}"
 
 

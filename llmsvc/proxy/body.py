@@ -86,9 +86,16 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Reads the whole body.
 
     :param limit: bytes
-    :raises ApiError: 413
+    :raises ApiError: 413, or 415 where it is compressed
     :raises ClientGoneError: it will never be complete
     """
+    coding = next((value for name, value in scope["headers"] if name == b"content-encoding"), b"identity")
+    if coding.strip().lower() not in (b"", b"identity"):
+        raise bad_request(
+            "The request body must not be compressed (Content-Encoding).",
+            status=415,
+            code="unsupported_encoding",
+        )
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     parts: list[bytes] = []
     size = 0

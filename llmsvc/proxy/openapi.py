@@ -155,13 +155,14 @@ _ERRORS = {
     "404": "There is no such thing, or the model is not loaded.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
+    "415": "The body is compressed.",
     "429": "A limit is reached; Retry-After says until when.",
     "502": "The model stopped in the middle.",
     "503": "No model is ready, or too many requests wait; Retry-After says when to come again.",
     "504": "The model took too long.",
 }
 _OF_A_KEY = ("401", "429", "503")
-_OF_A_MODEL = ("400", "401", "403", "404", "408", "413", "429", "502", "503", "504")
+_OF_A_MODEL = ("400", "401", "403", "404", "408", "413", "415", "429", "502", "503", "504")
 
 
 def _answers(

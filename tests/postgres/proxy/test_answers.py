@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from typing import Any
@@ -197,6 +198,16 @@ def test_bad_bodies_are_refused_in_openais_shape(stack: Any, content: bytes, sta
     assert answer.json()["error"]["message"]
     [row] = stack.rows(user, 1)
     assert (row["state"], row["status_code"]) == ("rejected_request", status)
+
+
+def test_a_compressed_body_is_refused_by_what_it_is(stack: Any) -> None:
+    with stack.http(stack.add_key("zipped")) as client:
+        packed = gzip.compress(json.dumps(body()).encode())
+        answer = client.post("/v1/chat/completions", content=packed, headers={"content-encoding": "gzip"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_encoding")
+        plain = {"content-encoding": "identity"}
+        assert client.post("/v1/chat/completions", json=body(), headers=plain).status_code == 200
+    assert [row["status_code"] for row in stack.rows("zipped", 2)] == [415, 200]
 
 
 def test_error_of_the_backend_passes_through(stack: Any) -> None:
