@@ -192,7 +192,7 @@ def _database(manifest: Manifest, settings: Config | None, left: list[str]) -> I
             title = f"drop the PostgreSQL {kind} {name}"
             yield Removal(title, partial(drop, provision.Place.of(settings), name))
         elif exists:
-            left.append(f"the PostgreSQL {kind} {name}, which was there before llmsvc")
+            left.append(f"the PostgreSQL {kind} {name}, of which nothing tells that llmsvc made it")
 
 
 def _data(settings: Config | None, left: list[str]) -> Iterator[Removal]:
@@ -221,7 +221,7 @@ def _users(manifest: Manifest, left: list[str]) -> Iterator[Removal]:
         ("group", grp.getgrnam, users.GROUPS, made_groups),
     ):
         there = [name for name in names if name not in ours and putback.known(look_up, name)]
-        left += [f"the {kind} {name}, which was there before llmsvc" for name in there]
+        left += [f"the {kind} {name}, of which nothing tells that llmsvc made it" for name in there]
 
 
 def _remove_group(name: str) -> None:

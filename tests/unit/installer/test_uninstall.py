@@ -88,7 +88,7 @@ def test_users_that_we_did_not_make_stay_and_are_listed(
     manifest.made = {"users": [paths.BACKEND_USER], "groups": [paths.PROXY_USER, paths.BACKEND_USER]}
     titles = [step.title for step in uninstall._users(manifest, left)]
     assert titles[0] == f"remove the user {paths.BACKEND_USER}" and len(titles) == 3
-    assert left == [f"the user {paths.PROXY_USER}, which was there before llmsvc"]
+    assert left == [f"the user {paths.PROXY_USER}, of which nothing tells that llmsvc made it"]
 
 
 def test_drop_ins_of_another_llama_server_are_not_ours(
