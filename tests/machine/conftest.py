@@ -270,8 +270,9 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """After the last test of a file the machine is as the next file expects it."""
     machine = getattr(item, "funcargs", {}).get("machine")
     yield
-    same = nextitem is not None and "machine" in getattr(nextitem, "fixturenames", ())
-    if machine is None or not same or nextitem.path == item.path or machine.name not in _listed():
+    follows = getattr(nextitem, "callspec", None)
+    same = machine is not None and follows is not None and follows.params.get("machine") == machine.suite
+    if not same or nextitem is None or nextitem.path == item.path:
         return
     units = ("auth-proxy.service", "llama-server@smollm2.service")
     assert machine.states(*units) == ["active", "active"], (
