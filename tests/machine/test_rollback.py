@@ -196,7 +196,7 @@ def test_if_none_starts_the_default_is_tried_again_until_it_does_or_an_operator_
         assert (last["to"], last["delay"]) == ("smollm2", 10)
         assert "smollm2" in machine.out("systemctl", "show", "-P", "StatusText", "llmsvc-retry")
         machine.exec("systemctl", "stop", "llama-server@gemma3")
-        assert machine.states(*units) == ["failed", "failed", "inactive"]
+        machine.await_states(units, ["failed", "failed", "inactive"])
         assert done_last(machine)["retry_at"] is None
         await_journal(machine, since, "LLM_ALERT=no-model", "-p", "2")
         if long:
