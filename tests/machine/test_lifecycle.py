@@ -83,7 +83,7 @@ def test_what_the_admin_changed_is_kept(machine):
 def test_an_upgrade_under_load_loses_nothing_and_a_failed_one_leaves_nothing(
     machine, wheelhouse, long, measured
 ):
-    keys = [machine.add_user(f"upgrade{n}", "--rate-limit", "1000000") for n in range(4)]
+    keys = [machine.add_user(f"loader{n}", "--rate-limit", "1000000") for n in range(4)]
     checkout(machine, "/src", "/srv/newer", "0.1.1", 9001)
     kinds = list(BROKEN) if long else list(BROKEN)[:1]
     for number, kind in enumerate(kinds):
