@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -82,3 +84,17 @@ def test_without_a_terminal_there_are_plain_lines(
     assert first == "fetching m.gguf: 1 MB"
     assert second.startswith("fetching m.gguf: ") and " of 1 MB (5" in second
     assert "\x1b" not in err
+
+
+def test_a_directory_that_vanishes_while_it_is_looked_at_counts_as_none(tmp_path, monkeypatch):
+    (tmp_path / "stays").write_bytes(b"x" * 4096)
+    (tmp_path / "goes").mkdir()
+    scandir = os.scandir
+
+    def late(path):
+        if str(path).endswith("goes"):
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert progress.bytes_in(tmp_path) >= 4096
